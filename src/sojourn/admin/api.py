@@ -1,0 +1,218 @@
+"""The HTTP API of a running server: sessions, traces, metrics, health, reload and drain.
+
+The same application twice: on the control socket, where the file system says who may come in, and on TCP, where a
+bearer token does. Knows no gateway by name and no configuration file; all it sees is a ``ServerView``.
+"""
+
+from __future__ import annotations
+
+import hmac
+import re
+from collections.abc import Awaitable, Callable
+from typing import Any, NamedTuple, TypeVar
+
+import msgspec
+import structlog
+from aiohttp import web
+
+from sojourn.admin.rendering import trace_mermaid, trace_text
+from sojourn.admin.view import (
+    LARGEST_PAGE_COUNT,
+    LONGEST_ID_CHARACTERS,
+    LONGEST_SEARCH_CHARACTERS,
+    ServerView,
+    SessionQuery,
+)
+from sojourn.core.secret import Secret
+from sojourn.errors import ConfigError, SojournError
+
+_LARGEST_BODY_BYTES = 65_536
+_ID = re.compile(rf"[A-Za-z0-9._:-]{{1,{LONGEST_ID_CHARACTERS}}}")
+_OPEN_PATHS = frozenset({"/healthz", "/readyz"})
+_STATES = frozenset({"", "open", "finished", "failed"})
+_LIMITS = {"gateway": 64, "state": 16, "search": LONGEST_SEARCH_CHARACTERS, "limit": 6, "cursor": 256}
+
+_log = structlog.get_logger("sojourn.admin")
+
+T = TypeVar("T")
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+class Access(NamedTuple):
+    """Who may come in over TCP; without a token only health checks are answered."""
+
+    token: Secret | None = None
+    metrics_without_token: bool = False
+
+
+def build_app(view: ServerView, access: Access | None) -> web.Application:
+    """Make the application.
+
+    Args: access, or none for a listener that only those can reach who may do everything.
+    """
+    app = web.Application(
+        middlewares=[_problems, _authentication(access)], client_max_size=_LARGEST_BODY_BYTES
+    )
+    routes = _Routes(view, access)
+    app.add_routes(
+        [
+            web.get("/healthz", routes.healthz),
+            web.get("/readyz", routes.readyz),
+            web.get("/metrics", routes.metrics),
+            web.get("/api/v1/sessions", routes.list_sessions),
+            web.get("/api/v1/sessions/{id}", routes.find_session),
+            web.delete("/api/v1/sessions/{id}", routes.close_session),
+            web.get("/api/v1/sessions/{id}/trace", routes.trace),
+            web.post("/api/v1/drain", routes.drain),
+            web.post("/api/v1/reload", routes.reload),
+        ]
+    )
+    return app
+
+
+class _Routes:
+    """The handlers of one application."""
+
+    def __init__(self, view: ServerView, access: Access | None) -> None:
+        self._view = view
+        self._access = access
+
+    async def healthz(self, request: web.Request) -> web.Response:
+        return self._health(request, self._view.health())
+
+    async def readyz(self, request: web.Request) -> web.Response:
+        return self._health(request, self._view.readiness())
+
+    def _health(self, request: web.Request, health: Any) -> web.Response:
+        # The parts name backends: only for those who may know them.
+        known = self._access is None or _has_token(request, self._access)
+        body = health if known else {"ok": health.ok}
+        return _json(body, status=200 if health.ok else 503)
+
+    async def metrics(self, _request: web.Request) -> web.Response:
+        body = self._view.metrics_text().encode()
+        return web.Response(body=body, headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"})
+
+    async def list_sessions(self, request: web.Request) -> web.Response:
+        try:
+            return _json(self._view.list_sessions(_query(request)))
+        except ValueError:
+            raise web.HTTPBadRequest(text="cursor: found one that no page gave") from None
+
+    async def find_session(self, request: web.Request) -> web.Response:
+        return _json(_present(self._view.find_session(_session_id(request))))
+
+    async def close_session(self, request: web.Request) -> web.Response:
+        session_id = _session_id(request)
+        if not await self._view.close_session(session_id):
+            raise web.HTTPNotFound(text="no such open session")
+        return web.Response(status=204)
+
+    async def trace(self, request: web.Request) -> web.Response:
+        form = request.query.get("format", "json")
+        if form not in {"json", "mermaid", "text"}:
+            raise web.HTTPBadRequest(text="format: wanted json, mermaid or text")
+        trace = _present(self._view.trace(_session_id(request)))
+        if form == "json":
+            return _json(trace)
+        return web.Response(text=trace_mermaid(trace) if form == "mermaid" else trace_text(trace))
+
+    async def drain(self, _request: web.Request) -> web.Response:
+        await self._view.drain()
+        return _json({"draining": True}, status=202)
+
+    async def reload(self, _request: web.Request) -> web.Response:
+        await self._view.reload()
+        return _json({"reloaded": True})
+
+
+@web.middleware
+async def _problems(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Turn whatever goes wrong into ``application/problem+json`` (RFC 9457), without an exception's own text."""
+    try:
+        return await handler(request)
+    except web.HTTPException as error:
+        detail = error.text if error.text != f"{error.status}: {error.reason}" else ""
+        headers = {
+            name: error.headers[name] for name in ("Allow", "WWW-Authenticate") if name in error.headers
+        }
+        return _problem(error.status, error.reason, detail or "", headers)
+    except ConfigError as error:
+        problems = [problem._asdict() for problem in error.problems]
+        return _problem(422, "Configuration has problems", "the old one stays", problems=problems)
+    except SojournError as error:
+        _log.warning("admin_request_failed", method=request.method, path=request.path, error=str(error))
+        return _problem(503, "Not possible now", "see the server's log")
+    except Exception:
+        _log.exception("admin_request_crashed", method=request.method, path=request.path)
+        return _problem(500, "Internal error", "see the server's log")
+
+
+def _authentication(access: Access | None) -> Any:
+    @web.middleware
+    async def authenticate(request: web.Request, handler: Handler) -> web.StreamResponse:
+        if access is None or request.path in _OPEN_PATHS or _has_token(request, access):
+            return await handler(request)
+        if access.metrics_without_token and request.path == "/metrics":
+            return await handler(request)
+        if access.token is None:
+            raise web.HTTPForbidden(text="no admin token is configured: only the control socket is open")
+        raise web.HTTPUnauthorized(
+            text="wanted Authorization: Bearer TOKEN", headers={"WWW-Authenticate": 'Bearer realm="sojourn"'}
+        )
+
+    return authenticate
+
+
+def _has_token(request: web.Request, access: Access) -> bool:
+    scheme, _, given = request.headers.get("Authorization", "").partition(" ")
+    if access.token is None or scheme.lower() != "bearer":
+        return False
+    wanted = access.token.reveal().encode()
+    return hmac.compare_digest(given.strip().encode("utf-8", "surrogateescape"), wanted)
+
+
+def _query(request: web.Request) -> SessionQuery:
+    """Read the query's parameters.
+
+    Raises: web.HTTPBadRequest if one is unknown, repeated, too long or out of its bounds.
+    """
+    for name in request.query:
+        if name not in _LIMITS:
+            raise web.HTTPBadRequest(text=f"unknown parameter; wanted one of {', '.join(_LIMITS)}")
+        values = request.query.getall(name)
+        if len(values) > 1 or len(values[0]) > _LIMITS[name]:
+            raise web.HTTPBadRequest(text=f"{name}: wanted once, of at most {_LIMITS[name]} characters")
+    given = dict(request.query)
+    limit = given.pop("limit", "100")
+    if not (limit.isascii() and limit.isdigit() and 1 <= int(limit) <= LARGEST_PAGE_COUNT):
+        raise web.HTTPBadRequest(text=f"limit: wanted 1 to {LARGEST_PAGE_COUNT}")
+    if given.get("state", "") not in _STATES:
+        raise web.HTTPBadRequest(text="state: wanted open, finished or failed")
+    return SessionQuery(limit=int(limit), **given)  # type: ignore[arg-type]  # state was checked above
+
+
+def _session_id(request: web.Request) -> str:
+    session_id = request.match_info["id"]
+    if not _ID.fullmatch(session_id):
+        raise web.HTTPNotFound(text="no such session")
+    return session_id
+
+
+def _present(value: T | None) -> T:
+    if value is None:
+        raise web.HTTPNotFound(text="no such session")
+    return value
+
+
+def _json(value: object, status: int = 200) -> web.Response:
+    return web.Response(body=msgspec.json.encode(value), status=status, content_type="application/json")
+
+
+def _problem(
+    status: int, title: str, detail: str, headers: dict[str, str] | None = None, **more: object
+) -> web.Response:
+    body = msgspec.json.encode(
+        {"type": "about:blank", "title": title, "status": status, "detail": detail, **more}
+    )
+    return web.Response(body=body, status=status, content_type="application/problem+json", headers=headers)

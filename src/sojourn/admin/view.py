@@ -1,0 +1,120 @@
+"""What the admin part may see and ask of a running server: snapshots of sessions and a few orders.
+
+Knows no gateway by name, no socket and no HTTP; whoever puts the parts together implements :class:`ServerView`.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, Protocol
+
+import msgspec
+
+State = Literal["open", "finished", "failed"]
+Kind = Literal["in", "out", "state", "error"]
+
+LONGEST_ID_CHARACTERS = 128
+LONGEST_SEARCH_CHARACTERS = 200
+LARGEST_PAGE_COUNT = 1_000
+
+
+class SessionRow(msgspec.Struct, frozen=True, kw_only=True):
+    """One session as operators see it.
+
+    Units: ``started`` and ``ended`` are seconds since 1970 (UTC); ``ended`` is none while it is open.
+    """
+
+    id: str
+    gateway: str
+    peer: str
+    about: str
+    state: State
+    started: float
+    ended: float | None = None
+    reason: str = ""
+
+
+class TraceEntry(msgspec.Struct, frozen=True, kw_only=True):
+    """One thing that happened in a session; never holds a secret.
+
+    Units: ``at`` is seconds since 1970 (UTC).
+    """
+
+    at: float
+    kind: Kind
+    name: str
+    text: str = ""
+    size_bytes: int = 0
+
+
+class Trace(msgspec.Struct, frozen=True, kw_only=True):
+    """A session with what the flight recorder kept of it, oldest first."""
+
+    session: SessionRow
+    entries: tuple[TraceEntry, ...]
+
+
+class Page(msgspec.Struct, frozen=True, kw_only=True):
+    """Some of the sessions that were asked for; ``next_cursor`` asks for the ones behind them."""
+
+    sessions: tuple[SessionRow, ...]
+    next_cursor: str = ""
+
+
+class SessionQuery(msgspec.Struct, frozen=True, kw_only=True):
+    """Which sessions are asked for; an empty text matches all.
+
+    Shape: ``search`` is looked for in id, peer and about, in any case; ``cursor`` is what a page before gave.
+    """
+
+    gateway: str = ""
+    state: State | Literal[""] = ""
+    search: str = ""
+    limit: int = 100
+    cursor: str = ""
+
+
+class Health(msgspec.Struct, frozen=True, kw_only=True):
+    """Whether all is well, and in words, part by part."""
+
+    ok: bool
+    parts: dict[str, str] = {}
+
+
+class ServerView(Protocol):
+    """A running server, as far as operators may look and reach.
+
+    All methods are called in the server's own loop and must not block.
+    """
+
+    def list_sessions(self, query: SessionQuery) -> Page:
+        """Return at most ``query.limit`` sessions, newest first.
+
+        Raises: ValueError if the cursor is none that an earlier page gave.
+        """
+
+    def find_session(self, session_id: str) -> SessionRow | None:
+        """Return a session, open or still remembered."""
+
+    def trace(self, session_id: str) -> Trace | None:
+        """Return what was recorded of a session."""
+
+    async def close_session(self, session_id: str) -> bool:
+        """End an open session with its protocol's own farewell; return whether there was one."""
+
+    def metrics_text(self) -> str:
+        """Return all metrics in Prometheus' text format."""
+
+    def health(self) -> Health:
+        """Return whether this process works at all."""
+
+    def readiness(self) -> Health:
+        """Return whether new sessions are welcome: false while starting and draining."""
+
+    async def reload(self) -> None:
+        """Read the configuration again and put it in force.
+
+        Raises: ConfigError with every problem; the old configuration then stays.
+        """
+
+    async def drain(self) -> None:
+        """Begin to stop: take nothing new, let what is there finish. Returns at once."""

@@ -1,0 +1,1 @@
+"""The ``sojourn`` command: parse, call one library function, print, exit code."""

@@ -1,0 +1,120 @@
+"""Events: what happened, first; log lines, metrics and dashboard rows are views of it.
+
+``emit`` appends one tuple; views get batches, after the loop has written its answers. Knows no view and no protocol.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any, ClassVar, Literal, NamedTuple
+
+from sojourn.core.clock import Clock
+
+
+class EventKind:
+    """One kind of event: its name, the names of its values, its level, and how often it happened.
+
+    Life: a module-level constant of whoever emits it. ``level`` is the log level of its line.
+    """
+
+    __slots__ = ("count", "fields", "level", "name")
+
+    all: ClassVar[list[EventKind]] = []
+    """Every kind there is, for the metrics."""
+
+    def __init__(
+        self, name: str, fields: tuple[str, ...] = (), *, level: Literal["debug", "info", "warning", "error"] = "info"
+    ) -> None:
+        self.name = name
+        self.fields = fields
+        self.level = level
+        self.count = 0
+        EventKind.all.append(self)
+
+    def __repr__(self) -> str:
+        return f"EventKind({self.name})"
+
+
+class Event(NamedTuple):
+    """One event as views get it. ``at`` is monotonic seconds; ``session`` a session's id or None."""
+
+    kind: EventKind
+    at: float
+    session: str | None
+    values: tuple[Any, ...]
+
+    def fields(self) -> Mapping[str, Any]:
+        """Return the values by name."""
+        return dict(zip(self.kind.fields, self.values, strict=True))
+
+
+View = Callable[[Sequence[Event]], None]
+
+
+class Events:
+    """A bounded buffer between what happens and who wants to see it.
+
+    Life: one per server, flushed by its sweep and at its end. Always true: an event is seen by every view once and
+    in order, or counted in ``dropped`` when more than ``limit_count`` wait.
+    """
+
+    def __init__(self, clock: Clock, *, limit_count: int = 100_000, recent_count: int = 500) -> None:
+        self._clock = clock
+        self._waiting: list[tuple[EventKind, float, str | None, tuple[Any, ...]]] = []
+        self._limit = limit_count
+        self._views: list[View] = []
+        self.recent: deque[Event] = deque(maxlen=recent_count)
+        self.dropped = 0
+        self._offset = datetime.now(UTC).timestamp() - clock()
+
+    def emit(self, kind: EventKind, session: str | None, *values: Any) -> None:
+        """Note that ``kind`` happened; costs one append."""
+        kind.count += 1
+        waiting = self._waiting
+        if len(waiting) < self._limit:
+            waiting.append((kind, self._clock(), session, values))
+        else:
+            self.dropped += 1
+
+    def add_view(self, view: View) -> None:
+        """Let ``view`` see every batch from now on; it must not raise and must not block."""
+        self._views.append(view)
+
+    def remove_view(self, view: View) -> None:
+        """Forget ``view``."""
+        self._views.remove(view)
+
+    def flush(self) -> None:
+        """Hand what has happened since the last flush to the views."""
+        if not self._waiting:
+            return
+        batch = [Event._make(row) for row in self._waiting]
+        self._waiting.clear()
+        self.recent.extend(batch)
+        for view in self._views:
+            view(batch)
+
+    def wall_time(self, at: float) -> datetime:
+        """Return a monotonic point in time as UTC."""
+        return datetime.fromtimestamp(self.unix_time(at), UTC)
+
+    def unix_time(self, at: float) -> float:
+        """Return a monotonic point in time as seconds since 1970."""
+        return at + self._offset
+
+
+def folded(batch: Sequence[Event]) -> Iterator[tuple[Event, int]]:
+    """Yield events with the number of times that each repeated itself directly, so that a flood is one line."""
+    last: Event | None = None
+    count = 0
+    for event in batch:
+        if last is not None and event.kind is last.kind and event.values == last.values and event.session is None:
+            count += 1
+            continue
+        if last is not None:
+            yield last, count
+        last, count = event, 1
+    if last is not None:
+        yield last, count

@@ -1,0 +1,201 @@
+"""ConnectionManager: who may connect, who is connected, and the one sweep for all deadlines.
+
+One per gateway of a server. Knows no protocol: whether a peer is known is the gateway's answer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Callable, Coroutine
+from typing import TYPE_CHECKING, Any
+
+from sojourn.core.events import EventKind
+from sojourn.core.peer import Peer
+from sojourn.core.rate import TokenBucket
+from sojourn.core.session import Reason
+from sojourn.errors import LimitExceeded, SojournError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from sojourn.core.clock import Clock
+    from sojourn.core.connection import Connection
+    from sojourn.core.gateway import Gateway
+    from sojourn.core.session import Session
+
+CONNECTION_REFUSED = EventKind("connection.refused", ("peer", "error"), level="warning")
+"""A peer was not let in; not a byte of it was read."""
+DRAIN_CUT_SHORT = EventKind("drain.cut_short", ("gateway", "connections", "sessions"), level="warning")
+"""The drain's deadline passed; what was left was ended."""
+
+
+class ConnectionManager:
+    """The set of a gateway's connections, its limits and its tasks.
+
+    Life: made by the server with the gateway, drained at its end. Always true: a connection is in ``connections``
+    from its admission to ``connection_lost``; a task is in ``tasks`` until it is done.
+    """
+
+    def __init__(
+        self,
+        gateway: Gateway,
+        *,
+        loop: asyncio.AbstractEventLoop,
+        clock: Clock,
+        next_number: Callable[[], int],
+    ) -> None:
+        self.gateway = gateway
+        self.loop = loop
+        self.clock = clock
+        self.next_number = next_number
+        server = gateway.server
+        self.events = server.events
+        self.redactors = server.recorder.redactors
+        self.trace_limit = server.recorder.entries_limit
+        self.connections: set[Connection] = set()
+        self.tasks: set[asyncio.Task[Any]] = set()
+        self.is_draining = False
+        self.packets_in = self.packets_out = 0
+        self.sessions_opened = self.sessions_refused = 0
+        self.connections_opened = self.connections_refused = self.send_errors = 0
+        self._per_peer: Counter[str] = Counter()
+        self._empty = asyncio.Event()
+        self._empty.set()
+        self._rate = TokenBucket(gateway.limits.accepts_per_s, gateway.limits.accepts_burst_count, clock)
+
+    # Admission
+
+    def refusal_by_limits(self, peer: Peer, *, waiting: int = 0) -> SojournError | None:
+        """Return which limit keeps ``peer`` out, or None.
+
+        Args:
+            waiting: connections that are in their handshake and count as well.
+        """
+        limits = self.gateway.limits
+        amount = len(self.connections) + waiting
+        if self.is_draining:
+            return LimitExceeded("connections while draining", 1, 0)
+        if amount >= limits.connections_count:
+            return LimitExceeded("connections", amount + 1, limits.connections_count)
+        if self._per_peer[peer.address] >= limits.connections_per_peer_count:
+            return LimitExceeded(
+                f"connections of {peer.address}", self._per_peer[peer.address] + 1, limits.connections_per_peer_count
+            )
+        if not self._rate.take():
+            return LimitExceeded("accepts per second", limits.accepts_per_s, limits.accepts_per_s)
+        return None
+
+    def refused(self, peer: Peer, error: SojournError) -> None:
+        """Tell that ``peer`` was not let in."""
+        self.connections_refused += 1
+        self.events.emit(CONNECTION_REFUSED, None, peer.address, str(error))
+
+    def admit(self, connection: Connection) -> bool:
+        """Let a new connection in, or say why not; called before its first read."""
+        peer = connection.peer
+        error = None if connection.is_checked else self.refusal_by_limits(peer)
+        if error is None:
+            try:
+                self.gateway.admit(peer)
+            except SojournError as refusal:
+                error = refusal
+        if error is not None:
+            self.refused(peer, error)
+            return False
+        connection.is_admitted = True
+        self.connections_opened += 1
+        self.connections.add(connection)
+        self._per_peer[peer.address] += 1
+        self._empty.clear()
+        return True
+
+    def forget(self, connection: Connection) -> None:
+        """Take a lost connection out."""
+        self.connections.discard(connection)
+        address = connection.peer.address
+        left = self._per_peer[address] - 1
+        if left > 0:
+            self._per_peer[address] = left
+        else:
+            del self._per_peer[address]
+        if not self.connections:
+            self._empty.set()
+
+    # Tasks
+
+    def spawn(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
+        """Run ``work`` in a task that is awaited at the end.
+
+        Then: ``work`` takes its own task out of ``tasks``; a done callback would cost 0.5 us per message.
+        """
+        task = self.loop.create_task(work)
+        self.tasks.add(task)
+        return task
+
+    def spawn_apart(self, work: Coroutine[Any, Any, Any]) -> None:
+        """Run ``work`` that is no session's, such as a handshake; it must not raise."""
+        self.spawn(work).add_done_callback(self.tasks.discard)
+
+    def on_send_error(self, connection: Connection, session: Session, error: SojournError) -> None:  # noqa: ARG002
+        """Count what could not be sent: the outermost hook of the send path."""
+        self.send_errors += 1
+
+    # Views
+
+    def sessions(self) -> Iterator[Session]:
+        """Yield every live session once."""
+        seen: set[int] = set()
+        for connection in tuple(self.connections):
+            for session in tuple(connection.table.live.values()):
+                if session.number not in seen:
+                    seen.add(session.number)
+                    yield session
+
+    @property
+    def session_count(self) -> int:
+        """Return how many sessions are live, counted per connection that carries them."""
+        return sum(len(connection.table.live) for connection in self.connections)
+
+    # Sweep, reload, drain
+
+    def sweep(self, now: float) -> None:
+        """Enforce all deadlines that have passed."""
+        for connection in tuple(self.connections):
+            connection.sweep(now)
+
+    def reload(self) -> None:
+        """Ask for each connection whether it may stay; those that may not are drained."""
+        for connection in tuple(self.connections):
+            if not self.gateway.readmit(connection):
+                connection.drain()
+
+    async def drain(self, timeout_s: float) -> None:
+        """Let sessions in flight finish for ``timeout_s`` seconds, then end them; returns when all is gone."""
+        self.is_draining = True
+        for connection in tuple(self.connections):
+            connection.drain()
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._empty.wait()
+        except TimeoutError:
+            self.events.emit(DRAIN_CUT_SHORT, None, self.gateway.name, len(self.connections), self.session_count)
+        await self.abort()
+
+    async def abort(self) -> None:
+        """End everything now: sessions get the gateway's farewell, tasks are cancelled and awaited."""
+        self.is_draining = True
+        for connection in tuple(self.connections):
+            for session in tuple(connection.table.live.values()):
+                session.close(Reason.DRAINED)
+            connection.close("drained")
+        try:
+            async with asyncio.timeout(1.0):
+                await self._empty.wait()
+        except TimeoutError:
+            for connection in tuple(self.connections):
+                connection.abort("the peer took no bytes in time")
+        tasks = tuple(self.tasks)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)

@@ -1,0 +1,146 @@
+"""Flight recorder: a small ring per session of what happened, kept a while after the session has ended.
+
+On the hot path an entry is one tuple; words are made of it only when somebody looks. Secrets never enter the
+ring: a message class names its ``secret_fields``, and only the other fields are kept. Knows no protocol.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from operator import attrgetter
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from sojourn.core.settings import RecorderSettings
+
+if TYPE_CHECKING:
+    from sojourn.core.session import Session
+
+
+class Direction:
+    """Which way an entry went; plain ints, as they are stored once per message."""
+
+    IN = 0
+    OUT = 1
+    STATE = 2
+    ERROR = 3
+
+
+Entry = tuple[float, int, int, Any]
+"""Time (monotonic, s), direction, size in bytes, and what: a message without secrets, the ``(class, values)`` of the public
+fields of one with secrets, or a text."""
+
+
+Redactor = Callable[[Any], Any]
+
+
+def _size_only(message: Any) -> Any:
+    return f"{len(message)} bytes" if isinstance(message, (bytes, bytearray, str)) else type(message).__name__
+
+
+def _public_names(kind: type) -> tuple[str, ...]:
+    secret = getattr(kind, "secret_fields", frozenset())
+    return tuple(name for name in getattr(kind, "__struct_fields__", ()) if name not in secret)
+
+
+def redactor_for(kind: type) -> Redactor | None:
+    """Return the function that takes the secrets out of messages of ``kind``; None: there are none.
+
+    A struct without secret fields is kept as it is; one with them loses them; anything else (plain bytes, say)
+    may hold anything and is kept as its size only.
+    """
+    if not issubclass(kind, msgspec.Struct):
+        return _size_only
+    if not getattr(kind, "secret_fields", None):
+        return None
+    names = _public_names(kind)
+    if len(names) < 2:  # noqa: PLR2004 - attrgetter of one name gives a value, not a tuple
+        return lambda message: (kind, tuple(getattr(message, name) for name in names))
+    get = attrgetter(*names)
+    return lambda message: (kind, get(message))
+
+
+class Redactors(dict[type, Redactor | None]):
+    """Redactors by message class, made at the first message of each."""
+
+    def __missing__(self, kind: type) -> Redactor | None:
+        redactor = self[kind] = redactor_for(kind)
+        return redactor
+
+
+class Finished(msgspec.Struct):
+    """What is known of a session after its end."""
+
+    number: int
+    gateway: str
+    key: Any
+    peer: str
+    about: str
+    started: float
+    ended: float
+    reason: str
+    trace: Sequence[Entry]
+
+
+class Recorder:
+    """Keeps the rings of ended sessions: ordinary ones in one ring, failed ones in another and for longer.
+
+    Life: one per server; sessions append to their own ``trace`` themselves.
+    """
+
+    def __init__(self, settings: RecorderSettings) -> None:
+        self.entries_limit = settings.entries_per_session_count
+        self._finished: deque[tuple[Any, ...]] = deque(maxlen=settings.finished_sessions_count)
+        self._failed: deque[tuple[Any, ...]] = deque(maxlen=settings.failed_sessions_count)
+        self._keep_s = (settings.finished_keep_s, settings.failed_keep_s)
+        self.keep_finished = self._finished.append
+        self.redactors = Redactors()
+
+    def keep(self, session: Session, now: float, *, failed: bool) -> None:
+        """Keep the trace of a session that has just ended."""
+        (self._failed if failed else self._finished).append(
+            (
+                session.number,
+                session.gateway.name,
+                session.key,
+                session.connection.peer,
+                session.about,
+                session.started,
+                now,
+                session.ended,
+                session.trace,
+            )
+        )
+
+    def sweep(self, now: float) -> None:
+        """Forget what is older than the settings say."""
+        for ring, keep_s in zip((self._finished, self._failed), self._keep_s, strict=True):
+            while ring and now - ring[0][6] > keep_s:
+                ring.popleft()
+
+    def ended(self) -> Iterator[tuple[Finished, bool]]:
+        """Yield ended sessions and whether they failed: newest first, failed ones before the others."""
+        for ring in (self._failed, self._finished):
+            for row in reversed(tuple(ring)):
+                number, gateway, key, peer, about, started, ended, reason, trace = row
+                yield (
+                    Finished(number, gateway, key, str(peer), about, started, ended, reason, trace),
+                    ring is self._failed,
+                )
+
+
+def summary(entry: Entry) -> tuple[str, str]:
+    """Return the name of what an entry holds and its fields in one line, secrets absent."""
+    what = entry[3]
+    if isinstance(what, str):
+        return what, ""
+    if isinstance(what, tuple):
+        kind, values = what
+        names = _public_names(kind)
+    else:
+        kind, names = type(what), _public_names(type(what))
+        values = tuple(getattr(what, name) for name in names)
+    shown = (f"{name}={value!r}" for name, value in zip(names, values, strict=True) if value not in ("", b"", ()))
+    return kind.__name__, " ".join(shown)

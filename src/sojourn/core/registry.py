@@ -1,0 +1,177 @@
+"""Registry: who is present. Every live session of every gateway, and those that ended a short while ago.
+
+Makes frozen copies when asked; costs the hot path nothing. Knows no protocol.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from sojourn.core.recorder import Direction, Entry
+from sojourn.core.session import Reason, Session
+
+if TYPE_CHECKING:
+    from sojourn.core.gateway import Gateway
+    from sojourn.core.server import Server
+
+
+class SessionSnapshot(msgspec.Struct, frozen=True):
+    """One session as it was at one moment.
+
+    Units: ``started`` and ``ended`` are seconds since 1970, ``ended`` 0 while it lives; ``age_s`` its length so far.
+    """
+
+    id: str
+    gateway: str
+    peer: str
+    about: str
+    state: str
+    reason: str
+    started: float
+    ended: float
+    age_s: float
+    entries: int
+
+
+class TraceEntry(msgspec.Struct, frozen=True):
+    """One line of a trace. ``at_s`` counts from the session's start; ``source`` and ``target`` are its parties."""
+
+    at_s: float
+    direction: str
+    source: str
+    target: str
+    name: str
+    summary: str
+    size_bytes: int
+
+
+_DIRECTIONS = {
+    Direction.IN: "in",
+    Direction.OUT: "out",
+    Direction.STATE: "state",
+    Direction.ERROR: "error",
+}
+
+
+_MERMAID_ESCAPES = str.maketrans({"#": "#35;", ";": "#59;", "<": "#lt;", ">": "#gt;", "\n": " ", "\r": " "})
+
+
+class Registry:
+    """Finds, lists and closes sessions; one per server."""
+
+    def __init__(self, server: Server) -> None:
+        self._server = server
+
+    def live(self) -> Iterator[Session]:
+        """Yield every live session of every gateway."""
+        for manager in self._server.managers.values():
+            yield from manager.sessions()
+
+    def snapshots(self, *, gateway: str = "", state: str = "", search: str = "") -> Iterator[SessionSnapshot]:
+        """Yield live sessions, then ended ones, that fit.
+
+        Args:
+            gateway: only of this gateway.
+            state: ``live``, ``ended`` or ``failed``; empty = all.
+            search: part of the id, the peer or what the session is about; case does not matter.
+        """
+        wanted = search.casefold()
+        for snapshot in self._all(state):
+            if gateway and snapshot.gateway != gateway:
+                continue
+            if wanted and wanted not in f"{snapshot.id} {snapshot.peer} {snapshot.about}".casefold():
+                continue
+            yield snapshot
+
+    def _all(self, state: str) -> Iterator[SessionSnapshot]:
+        server = self._server
+        now, unix_time = server.clock(), server.events.unix_time
+        if state in ("", "live"):
+            for session in self.live():
+                yield SessionSnapshot(
+                    id=session.id,
+                    gateway=session.gateway.name,
+                    peer=str(session.connection.peer),
+                    about=session.about,
+                    state="live",
+                    reason="",
+                    started=unix_time(session.started),
+                    ended=0.0,
+                    age_s=now - session.started,
+                    entries=len(session.trace),
+                )
+        if state == "live":
+            return
+        for row, failed in server.recorder.ended():
+            row_state = "failed" if failed else "ended"
+            if state in ("", row_state):
+                yield SessionSnapshot(
+                    id=f"{row.gateway}-{row.number:x}",
+                    gateway=row.gateway,
+                    peer=row.peer,
+                    about=row.about,
+                    state=row_state,
+                    reason=row.reason,
+                    started=unix_time(row.started),
+                    ended=unix_time(row.ended),
+                    age_s=row.ended - row.started,
+                    entries=len(row.trace),
+                )
+
+    def find(self, session_id: str) -> SessionSnapshot | None:
+        """Return the session of this id, live or ended, or None."""
+        return next((one for one in self._all("") if one.id == session_id), None)
+
+    def close(self, session_id: str) -> bool:
+        """End a live session; False if there is none of this id."""
+        for session in self.live():
+            if session.id == session_id:
+                session.close(Reason.CLOSED)
+                return True
+        return False
+
+    def trace(self, session_id: str) -> list[TraceEntry] | None:
+        """Return what happened in a session, oldest first, or None if it is not known (any more)."""
+        for session in self.live():
+            if session.id == session_id:
+                return self._entries(session.gateway, session.started, session.trace)
+        for row, _ in self._server.recorder.ended():
+            if f"{row.gateway}-{row.number:x}" == session_id:
+                return self._entries(self._server.gateways[row.gateway], row.started, row.trace)
+        return None
+
+    @staticmethod
+    def _entries(gateway: Gateway, started: float, trace: Iterable[Entry]) -> list[TraceEntry]:
+        entries = []
+        for entry in trace:
+            at, direction, size, _ = entry
+            name, text = gateway.words_for(entry)
+            source, target = gateway.parties(direction)
+            entries.append(TraceEntry(at - started, _DIRECTIONS[direction], source, target, name, text, size))
+        return entries
+
+
+def as_mermaid(title: str, entries: list[TraceEntry]) -> str:
+    """Return a trace as a Mermaid sequence diagram: the seeds' own notation, drawn from what happened."""
+    parties = list(dict.fromkeys(party for entry in entries for party in (entry.source, entry.target)))
+    lines = ["sequenceDiagram", f"    title {_label(title)}"]
+    lines += [f"    participant {party}" for party in parties]
+    last_s = 0.0
+    for entry in entries:
+        if entry.at_s - last_s >= 1.0:
+            lines.append(f"    Note over {parties[0]}: {entry.at_s - last_s:.1f} s pass")
+        last_s = entry.at_s
+        text = _label(f"{entry.name} {entry.summary}".strip())
+        if entry.source == entry.target:
+            lines.append(f"    Note over {entry.source}: {text}")
+        else:
+            lines.append(f"    {entry.source} {'--x' if entry.direction == 'error' else '->>'} {entry.target}: {text}")
+    return "\n".join(lines) + "\n"
+
+
+def _label(text: str) -> str:
+    """Return text that cannot end a Mermaid statement or be read as markup."""
+    return text.translate(_MERMAID_ESCAPES)

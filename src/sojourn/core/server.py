@@ -1,0 +1,230 @@
+"""Server: gateways, their listeners and their managers from start to the last goodbye.
+
+Start, reload on SIGHUP, drain on SIGTERM (and Ctrl-C), end at once on the second. Knows no protocol and no
+configuration file: both are handed in.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import signal
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from sojourn.core.breaker import Breakers, CircuitState
+from sojourn.core.events import EventKind, Events
+from sojourn.core.listener import HANDSHAKE_FAILED, Listener
+from sojourn.core.manager import ConnectionManager
+from sojourn.core.offload import OffloadPool
+from sojourn.core.recorder import Recorder
+from sojourn.core.registry import Registry
+from sojourn.core.settings import BreakerSettings, OffloadSettings, RecorderSettings
+from sojourn.core.tls import ReloadableContext
+
+if TYPE_CHECKING:
+    from sojourn.core.clock import Clock
+    from sojourn.core.gateway import Gateway
+    from sojourn.core.settings import ListenerSettings
+
+SERVER_STARTED = EventKind("server.started", ("gateways",))
+SERVER_DRAINING = EventKind("server.draining", ("cause",))
+SERVER_STOPPED = EventKind("server.stopped")
+SERVER_RELOADED = EventKind("server.reloaded")
+LOOP_ERROR = EventKind("server.loop_error", ("message", "error"), level="error")
+
+BREAKER_CHANGED = EventKind("breaker.changed", ("endpoint", "old", "new"), level="warning")
+
+OFFLOAD_CLOSE_S = 5.0
+"""How long slow work that is under way at the end may take before its threads are left to die."""
+TICK_S = 0.1
+"""How long an event waits for its log line at most."""
+SWEEP_TICKS_COUNT = 5
+"""Deadlines are looked at every so many ticks, so that they are kept to half a second."""
+
+
+class Server:
+    """All gateways of one process.
+
+    Life: made by the application, which adds gateways, then awaits ``serve``; tests await ``start`` and ``stop``.
+    Always true: after ``stop`` no task, socket or thread of it is left.
+    """
+
+    def __init__(
+        self,
+        *,
+        recorder: RecorderSettings = RecorderSettings(),
+        offload: OffloadSettings = OffloadSettings(),
+        breaker: BreakerSettings = BreakerSettings(),
+        clock: Clock = time.monotonic,
+        on_reload: Callable[[], None] | None = None,
+    ) -> None:
+        self.clock = clock
+        self.events = Events(clock)
+        self.recorder = Recorder(recorder)
+        self.offload = OffloadPool(offload.threads_count, offload.queue_count, offload.timeout_s, clock)
+        self.breakers = Breakers(breaker, clock, on_change=self._on_breaker)
+        self.registry = Registry(self)
+        self.gateways: dict[str, Gateway] = {}
+        self.managers: dict[str, ConnectionManager] = {}
+        self.listeners: list[Listener] = []
+        self.is_ready = False
+        self._on_reload = on_reload
+        self._to_listen: list[tuple[Gateway, Sequence[ListenerSettings]]] = []
+        self._tls: list[ReloadableContext] = []
+        self._next_number = itertools.count(1).__next__
+        self._stop_asked = asyncio.Event()
+        self._abort_asked = asyncio.Event()
+        self._ticker: asyncio.Task[None] | None = None
+        self._works: list[asyncio.Task[Any]] = []
+
+    def add(self, gateway: Gateway, listeners: Sequence[ListenerSettings] = ()) -> None:
+        """Add a gateway and the addresses on which it listens; before ``start``."""
+        self.gateways[gateway.name] = gateway
+        self._to_listen.append((gateway, listeners))
+
+    def spawn(self, work: Awaitable[Any]) -> asyncio.Task[Any]:
+        """Run ``work`` in a task that lives as long as the server; cancelled and awaited at its end."""
+        task = asyncio.ensure_future(work)
+        self._works.append(task)
+        return task
+
+    async def start(self) -> None:
+        """Open everything; the order is gateways, then listeners.
+
+        Raises: OSError for an address that cannot be bound, ConfigError for TLS files; what was opened is closed.
+        """
+        loop = asyncio.get_running_loop()
+        loop.set_exception_handler(self._on_loop_error)
+        try:
+            for gateway, listeners in self._to_listen:
+                await gateway.start(self)
+                manager = ConnectionManager(
+                    gateway, loop=loop, clock=self.clock, next_number=self._next_number
+                )
+                self.managers[gateway.name] = manager
+                for settings in listeners:
+                    await self._listen(settings, manager)
+        except BaseException:
+            await self.stop(timeout_s=0)
+            raise
+        self._ticker = loop.create_task(self._tick())
+        self.is_ready = True
+        self.events.emit(SERVER_STARTED, None, ", ".join(self.gateways))
+
+    async def _listen(self, settings: ListenerSettings, manager: ConnectionManager) -> None:
+        context = None
+        if settings.tls is not None:
+            reloadable = ReloadableContext(settings.tls)
+            self._tls.append(reloadable)
+            context = reloadable.current
+        listener = Listener(settings, manager, context)
+        await listener.start()
+        self.listeners.append(listener)
+
+    async def _tick(self) -> None:
+        """Flush events every tick, sweep deadlines every few: the server's one timer."""
+        ticks = 0
+        while True:
+            await asyncio.sleep(TICK_S)
+            ticks += 1
+            if ticks % SWEEP_TICKS_COUNT == 0:
+                self.sweep()
+            self.events.flush()
+
+    def sweep(self) -> None:
+        """Enforce all deadlines that have passed; tests with a hand-driven clock call it themselves."""
+        now = self.clock()
+        for manager in self.managers.values():
+            manager.sweep(now)
+        self.recorder.sweep(now)
+
+    async def serve(self) -> None:
+        """Start, run until a signal or ``ask_to_stop``, drain, stop."""
+        loop = asyncio.get_running_loop()
+        await self.start()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self.ask_to_stop, signal.Signals(number).name)
+        loop.add_signal_handler(signal.SIGHUP, self.reload)
+        try:
+            await self._stop_asked.wait()
+        finally:
+            await self.stop()
+            for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+                loop.remove_signal_handler(number)
+
+    def ask_to_stop(self, cause: str = "asked") -> None:
+        """Drain and end; asked a second time: end now."""
+        if self._stop_asked.is_set():
+            self._abort_asked.set()
+            return
+        self.events.emit(SERVER_DRAINING, None, cause)
+        self._stop_asked.set()
+
+    def reload(self) -> None:
+        """Read the configuration again, by the application's function; live connections follow.
+
+        A configuration with problems changes nothing; the application tells about it.
+        """
+        if self._on_reload is not None:
+            self._on_reload()
+        for context in self._tls:
+            context.reload()
+        for manager in self.managers.values():
+            manager.reload()
+        self.events.emit(SERVER_RELOADED, None)
+
+    async def stop(self, *, timeout_s: float | None = None) -> None:
+        """Stop accepting, drain every gateway side by side, close all that ``start`` opened."""
+        self.is_ready = False
+        for listener in self.listeners:
+            await listener.close()
+        async with asyncio.TaskGroup() as group:
+            for manager in self.managers.values():
+                limit_s = manager.gateway.limits.drain_timeout_s if timeout_s is None else timeout_s
+                group.create_task(self._drain(manager, limit_s))
+        for gateway in reversed(self.gateways.values()):
+            if hasattr(gateway, "server"):
+                await gateway.stop()
+        works = [task for task in (*self._works, self._ticker) if task is not None]
+        for task in works:
+            task.cancel()
+        await asyncio.gather(*works, return_exceptions=True)
+        self._works.clear()
+        await self.offload.close(OFFLOAD_CLOSE_S)
+        self.events.emit(SERVER_STOPPED, None)
+        self.events.flush()
+
+    async def _drain(self, manager: ConnectionManager, timeout_s: float) -> None:
+        """Drain one gateway, or end it now when a second signal comes."""
+        draining = manager.loop.create_task(manager.drain(timeout_s))
+        aborting = manager.loop.create_task(self._abort_asked.wait())
+        sweeping = manager.loop.create_task(self._sweep_while_draining(manager))
+        try:
+            await asyncio.wait((draining, aborting), return_when=asyncio.FIRST_COMPLETED)
+            if not draining.done():
+                draining.cancel()
+                await manager.abort()
+        finally:
+            for task in (draining, aborting, sweeping):
+                task.cancel()
+            await asyncio.gather(draining, aborting, sweeping, return_exceptions=True)
+
+    async def _sweep_while_draining(self, manager: ConnectionManager) -> None:
+        """Keep deadlines while the ticker may not run: a drain must not wait for a session that is too late."""
+        while True:
+            await asyncio.sleep(TICK_S)
+            manager.sweep(self.clock())
+
+    def _on_breaker(self, endpoint: str, old: CircuitState, new: CircuitState) -> None:
+        self.events.emit(BREAKER_CHANGED, None, endpoint, old.word, new.word)
+
+    def _on_loop_error(self, _loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        """Turn what the loop complains about into an event: one line, no traceback."""
+        error = context.get("exception")
+        message = str(context.get("message", "")).split("\n")[0]
+        if "SSL" in message or "handshake" in message:
+            self.events.emit(HANDSHAKE_FAILED, None, "unknown", type(error).__name__)
+            return
+        self.events.emit(LOOP_ERROR, None, message, type(error).__name__)

@@ -1,0 +1,295 @@
+"""Run the programs of an embedded server so that none of them outlives us, however we end.
+
+Each server has one :class:`Supervisor`: a small child process (``guard.py``) that starts the programs, reads their
+output, makes and removes the temporary directories. Knows nothing of PostgreSQL or Valkey. Nothing here belongs to
+an event loop: a server may be started in one loop, used in others and stopped in yet another.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Self
+
+from sojourn.embedded.account import Account
+from sojourn.errors import BackendUnavailable
+
+READY_POLL_S: Final = 0.01
+"""Neither server announces its readiness on a descriptor, so it is looked for this often while it starts."""
+
+REMOVAL_S: Final = 10.0
+"""How long removing the temporary directories may take after the program has ended."""
+
+LOG_LINES_COUNT: Final = 8
+"""How many of a program's last lines an error quotes."""
+
+ENVIRONMENT: Final = {"PATH": "/usr/local/bin:/usr/bin:/bin", "LANG": "C.UTF-8", "TZ": "UTC", "HOME": "/"}
+"""All that a program sees: ours may hold PGOPTIONS, LD_LIBRARY_PATH and secrets."""
+
+
+class Deadline:
+    """A point on the monotonic clock by which a server must be ready, shared by all steps of its start."""
+
+    def __init__(self, within_s: float) -> None:
+        self._began = time.monotonic()
+        self._within_s = within_s
+
+    @property
+    def elapsed_s(self) -> float:
+        """Seconds since the beginning."""
+        return time.monotonic() - self._began
+
+    @property
+    def left_s(self) -> float:
+        """Seconds until the deadline; 0 when it has passed."""
+        return max(0.0, self._within_s - self.elapsed_s)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Program:
+    """What to execute, as whom, and how to end it.
+
+    Shape: ``endings`` are signals in order, each with the seconds that the program has to obey; ``death_signal`` is
+    what the kernel sends it should its supervisor be killed. An ``output_file`` must not exist yet.
+    """
+
+    argv: tuple[str, ...]
+    account: Account
+    input_file: Path | None = None
+    output_file: Path | None = None
+    death_signal: int = signal.SIGKILL
+    endings: tuple[tuple[int, float], ...] = ((signal.SIGTERM, 3.0), (signal.SIGKILL, 3.0))
+
+    @property
+    def name(self) -> str:
+        """The last part of the executable's path."""
+        return Path(self.argv[0]).name
+
+    def request(self) -> dict[str, Any]:
+        """Return what the guard needs to know."""
+        return {
+            "do": "run",
+            "argv": self.argv,
+            "environment": ENVIRONMENT,
+            "uid": None if self.account.is_ours else self.account.uid,
+            "gid": None if self.account.is_ours else self.account.gid,
+            "input": self.input_file and str(self.input_file),
+            "output": self.output_file and str(self.output_file),
+            "death_signal": int(self.death_signal),
+            "endings": [(int(number), seconds) for number, seconds in self.endings],
+        }
+
+
+class Supervisor:
+    """The child process that runs one program at a time for a server, and its temporary directories.
+
+    Its owner opens it and closes it; should the owner's process die instead, it ends the program and removes the
+    directories by itself.
+
+    Args:
+        name: what the errors call the server.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self._process: subprocess.Popen[bytes] | None = None
+        self._unread = b""
+        self._answer: dict[str, Any] | None = None
+        self._ended: tuple[int, str] | None = None
+        self._is_lost = False
+
+    def open(self) -> Self:
+        """Start the child process.
+
+        Raises: BackendUnavailable where this Python cannot start another.
+        """
+        try:
+            self._process = subprocess.Popen(
+                [sys.executable, "-I", "-S", str(Path(__file__).with_name("guard.py")), str(os.getpid())],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                bufsize=0,
+                start_new_session=True,
+                env={},
+            )
+        except OSError as error:
+            raise BackendUnavailable(self.name, 0.0, f"cannot start its supervisor: {error.strerror}") from error
+        assert self._process.stdout is not None
+        os.set_blocking(self._process.stdout.fileno(), False)
+        return self
+
+    @property
+    def is_running(self) -> bool:
+        """The program has been started, and its end has not been reported."""
+        self._read()
+        return self._process is not None and self._ended is None and not self._is_lost
+
+    async def directory(self, parent: Path, prefix: str, deadline: Deadline) -> Path:
+        """Make a directory of mode 0700 that is removed when this supervisor closes, or when we die."""
+        answer = await self._ask({"do": "directory", "parent": str(parent), "prefix": prefix}, deadline)
+        return Path(answer["directory"])
+
+    async def run(self, program: Program, deadline: Deadline) -> str:
+        """Run a program to its end and return what it printed last.
+
+        Raises: BackendUnavailable if it cannot be started, fails, or is not done by the deadline.
+        """
+        self._ended = None
+        await self._ask(program.request(), deadline)
+        if not await self._until(lambda: self._ended is not None, deadline.left_s):
+            raise BackendUnavailable(self.name, deadline.elapsed_s, f"{program.name} did not finish in time")
+        status, log = self._ended or (0, "")
+        if status != 0:
+            raise self._failure(program, deadline)
+        return log
+
+    async def launch(self, program: Program, ready: Callable[[int], Awaitable[bool]], deadline: Deadline) -> int:
+        """Start a program and return its pid as soon as ``ready(pid)`` says so.
+
+        Raises: BackendUnavailable if it ends before, or is not ready by the deadline; the text quotes its log.
+        """
+        self._ended = None
+        pid = int((await self._ask(program.request(), deadline))["started"])
+        while not await ready(pid):
+            if await self._until(lambda: self._ended is not None, READY_POLL_S):
+                raise self._failure(program, deadline)
+            if not deadline.left_s:
+                self._send({"do": "signal", "number": int(signal.SIGKILL)})
+                await self._until(lambda: self._ended is not None, READY_POLL_S + REMOVAL_S)
+                raise self._failure(program, deadline, "was not ready in time")
+        return pid
+
+    async def signal(self, number: int) -> None:
+        """Send the program a signal."""
+        self._send({"do": "signal", "number": int(number)})
+
+    async def ended(self, within_s: float) -> bool:
+        """Wait for the program's end; False if it is still running after so long."""
+        return await self._until(lambda: self._ended is not None, within_s)
+
+    async def close(self, endings: tuple[tuple[int, float], ...] = ()) -> None:
+        """End the program, remove the directories, end the child process; do nothing the second time.
+
+        Args:
+            endings: signals to use instead of the program's own, each with the seconds it has to obey.
+        """
+        process, self._process = self._process, None
+        if process is None:
+            return
+        assert process.stdin is not None
+        assert process.stdout is not None
+        try:
+            self._write(process, {"do": "end", "endings": [(int(number), seconds) for number, seconds in endings]})
+            process.stdin.close()
+            longest_s = 30.0 + sum(seconds for _, seconds in endings) + REMOVAL_S
+            await asyncio.to_thread(self._collect, process, longest_s)
+        finally:
+            process.stdout.close()
+
+    @staticmethod
+    def _collect(process: subprocess.Popen[bytes], longest_s: float) -> None:
+        try:
+            process.wait(longest_s)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+    async def _ask(self, request: dict[str, Any], deadline: Deadline) -> dict[str, Any]:
+        self._answer = None
+        self._send(request)
+        if not await self._until(lambda: self._answer is not None, deadline.left_s):
+            raise BackendUnavailable(self.name, deadline.elapsed_s, "its supervisor did not answer in time")
+        answer = self._answer or {}
+        if "failed" in answer:
+            raise BackendUnavailable(self.name, deadline.elapsed_s, str(answer["failed"]))
+        return answer
+
+    async def _until(self, done: Callable[[], bool], within_s: float) -> bool:
+        """Read answers until ``done()``; False if that is not so in time.
+
+        Raises: BackendUnavailable if the supervisor is gone.
+        """
+        loop = asyncio.get_running_loop()
+        until = loop.time() + within_s
+        self._read()
+        while not done():
+            if self._process is None or self._is_lost:
+                raise BackendUnavailable(self.name, 0.0, "its supervisor has ended")
+            left_s = until - loop.time()
+            if left_s <= 0:
+                return False
+            assert self._process.stdout is not None
+            await _readable(self._process.stdout.fileno(), left_s)
+            self._read()
+        return True
+
+    def _send(self, request: dict[str, Any]) -> None:
+        if self._process is None:
+            raise BackendUnavailable(self.name, 0.0, "it is not running; start it first")
+        self._write(self._process, request)
+
+    def _write(self, process: subprocess.Popen[bytes], request: dict[str, Any]) -> None:
+        assert process.stdin is not None
+        try:
+            process.stdin.write(json.dumps(request).encode() + b"\n")
+        except BrokenPipeError:
+            self._is_lost = True
+
+    def _read(self) -> None:
+        """Take in what the supervisor has said so far."""
+        if self._process is None or self._is_lost:
+            return
+        assert self._process.stdout is not None
+        while (data := self._process.stdout.read(65_536)) is not None:
+            if not data:
+                self._is_lost = True
+                return
+            *lines, self._unread = (self._unread + data).split(b"\n")
+            for line in lines:
+                message = json.loads(line)
+                if "ended" in message:
+                    self._ended = (message["ended"], message["log"])
+                else:
+                    self._answer = message
+
+    def _failure(self, program: Program, deadline: Deadline, what: str = "") -> BackendUnavailable:
+        status, log = self._ended or (0, "")
+        lines = [line.strip() for line in log.splitlines() if line.strip()][-LOG_LINES_COUNT:]
+        said = " | ".join(lines) if lines else "nothing"
+        return BackendUnavailable(
+            self.name,
+            deadline.elapsed_s,
+            f"{program.name} {what or f'ended with status {status}'}; its log said last: {said}",
+        )
+
+
+async def run_once(name: str, program: Program, deadline: Deadline) -> str:
+    """Run a program to its end under a supervisor of its own; return what it printed last."""
+    supervisor = Supervisor(name).open()
+    try:
+        return await supervisor.run(program, deadline)
+    finally:
+        await supervisor.close()
+
+
+async def _readable(descriptor: int, within_s: float) -> None:
+    """Wait until there is something to read, for at most so long."""
+    loop = asyncio.get_running_loop()
+    readable = asyncio.Event()
+    loop.add_reader(descriptor, readable.set)
+    try:
+        async with asyncio.timeout(within_s):
+            await readable.wait()
+    except TimeoutError:
+        return
+    finally:
+        loop.remove_reader(descriptor)
