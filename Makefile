@@ -23,6 +23,9 @@ PIP := $(IN) -m pip --disable-pip-version-check --no-input -qq
 INSTALL := $(PIP) install --constraint constraints.txt --build-constraint constraints.txt
 STAMPS := .venv/stamps
 
+# mypy stops at a folder without Python in it.
+TYPED := $(patsubst %/,%,$(sort $(dir $(wildcard examples/*.py bench/*.py))))
+
 # A venv that was copied or whose Python is gone is made anew.
 ifneq ($(shell $(IN) tools/make_venv.py --ready .venv 2>/dev/null),ready)
 .PHONY: $(STAMPS)/venv
@@ -86,7 +89,7 @@ test: $(STAMPS)/test
 check: $(STAMPS)/check
 	$(IN) -m ruff format --check .
 	$(IN) -m ruff check .
-	$(IN) -m mypy
+	$(IN) -m mypy src tools $(TYPED)
 	$(IN) -m pytest -q tests/test_architecture.py
 
 .PHONY: coverage

@@ -35,7 +35,7 @@ IMPURE = frozenset({"asyncio", "socket", "ssl", "logging", "time", "random", "se
 # Which files own a third-party package; `x/y` means `x/y.py` or the folder `x/y/`, in src/sojourn or else in
 # the root. A package that is not here may not be imported at all.
 OWNERS = {
-    "aiohttp": ("admin", "cli/client"),
+    "aiohttp": ("admin", "cli/control"),
     "argon2": ("gateways/tacacs/passwords", "gateways/tacacs/users"),
     "asyncpg": ("gateways/tacacs/accounting/postgres", "core/migrations", "embedded"),
     "bcrypt": ("gateways/tacacs/passwords",),

@@ -1,4 +1,4 @@
-"""Circuit breakers: closed, open, half-open; one probe; cancellations and "their fault" answers do not count."""
+"""Circuit breakers: closed, open, half-open, one probe; what is not the backend's fault does not count."""
 
 from __future__ import annotations
 
@@ -160,7 +160,9 @@ def test_jitter_shortens_the_open_time_by_at_most_its_share(drawn, doublings):
     assert full_s * (1 - JITTER) <= bench.snapshot.open_s <= full_s
 
 
-@pytest.mark.parametrize("error", [ValueError(), RemoteProtocolError("a", "b", "c"), LimitExceeded("q", 2, 1)])
+@pytest.mark.parametrize(
+    "error", [ValueError(), RemoteProtocolError("a", "b", "c"), LimitExceeded("q", 2, 1)]
+)
 def test_their_answers_and_our_bugs_count_neither_way(error):
     """Only what the predicate names is a failure; the others do not reset the row either."""
     bench = Bench()
@@ -286,9 +288,8 @@ def test_the_number_of_circuits_is_bounded():
 def test_a_circuit_with_a_call_under_way_is_not_forgotten():
     """Its outcome would be lost, so one more endpoint is refused instead."""
     bench = Bench(endpoints_count=1)
-    with bench.breakers.guard("a"):
-        with pytest.raises(LimitExceeded):
-            bench.breakers.guard("b")
+    with bench.breakers.guard("a"), pytest.raises(LimitExceeded):
+        bench.breakers.guard("b")
     assert not bench.is_refused("b")
 
 

@@ -47,9 +47,7 @@ def test_it_says_when_the_next_token_is_there():
     assert bucket.take()
 
 
-@given(
-    per_s=st.floats(0.1, 1000), burst=st.integers(1, 100), steps=st.lists(st.floats(0, 2), max_size=200)
-)
+@given(per_s=st.floats(0.1, 1000), burst=st.integers(1, 100), steps=st.lists(st.floats(0, 2), max_size=200))
 def test_never_more_than_burst_and_rate_allow(per_s, burst, steps):
     """What passed in any run is at most the burst and what flowed in since."""
     clock = HandClock()

@@ -55,8 +55,8 @@ def test_a_message_cut_anywhere_gives_values_or_a_wire_error(written, data):
     try:
         for kind, value in written:
             read(reader, kind, value)
-    except WireError as error:
-        assert error.source == "test"
+    except WireError:
+        assert cut != whole
     else:
         assert cut == whole
     assert 0 <= reader.position <= len(cut)
@@ -111,7 +111,9 @@ def test_what_is_left_over_is_refused():
         reader.expect_end()
 
 
-@pytest.mark.parametrize(("kind", "value"), [("u8", 256), ("u8", -1), ("u16", 65536), ("u32", 2**32), ("u64", -1)])
+@pytest.mark.parametrize(
+    ("kind", "value"), [("u8", 256), ("u8", -1), ("u16", 65536), ("u32", 2**32), ("u64", -1)]
+)
 def test_a_number_that_does_not_fit_is_our_bug(kind, value):
     """Never truncated in silence."""
     with pytest.raises(LocalProtocolError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import struct
 
 import pytest
@@ -103,10 +104,13 @@ def test_random_bytes_give_a_header_nothing_or_a_wire_error(stream, step):
             header = parser.feed(part)
             assert header is None or isinstance(header, ProxyHeader)
     except WireError as error:
-        assert error.found
-        assert error.wanted
-        assert error.source.startswith("PROXY protocol section 2")
-        assert parser.wanted() == 0
+        refusal = error
+    else:
+        return
+    assert refusal.found
+    assert refusal.wanted
+    assert refusal.source.startswith("PROXY protocol section 2")
+    assert parser.wanted() == 0
 
 
 @given(headers, st.data())
@@ -114,10 +118,8 @@ def test_one_damaged_byte_gives_a_header_nothing_or_a_wire_error(encoded, data):
     """The law of every codec."""
     damaged = bytearray(encoded)
     damaged[data.draw(st.integers(0, len(encoded) - 1))] ^= data.draw(st.integers(1, 255))
-    try:
+    with contextlib.suppress(WireError):
         parse(bytes(damaged) + bytes(200))
-    except WireError:
-        pass
 
 
 @given(st.one_of(st.tuples(v4, v4), st.tuples(v6, v6)), tlv_lists, st.data())
@@ -145,9 +147,7 @@ def test_a_binary_header_byte_by_byte():
     """Section 2.2, written by hand and not by our encoder; ALPN behind the addresses."""
     raw = bytes.fromhex("0d0a0d0a000d0a515549540a 21 11 0011 0a000001 0a000002 dc04 0031 010002 6832")
     header, _ = parse(raw)
-    assert header == ProxyHeader(
-        2, "inet", "stream", ("10.0.0.1", 56324), ("10.0.0.2", 49), ((1, b"h2"),)
-    )
+    assert header == ProxyHeader(2, "inet", "stream", ("10.0.0.1", 56324), ("10.0.0.2", 49), ((1, b"h2"),))
 
 
 def test_an_address_of_the_sixth_version_is_written_in_one_way():
@@ -226,7 +226,10 @@ def test_a_stranger_is_refused_at_the_first_wrong_byte():
 def test_few_reads_are_enough():
     """The shortest possible rest is asked for, which halves again and again."""
     reads = []
-    parse(b"PROXY TCP4 192.168.100.101 192.168.100.102 56324 443\r\n", lambda wanted: reads.append(wanted) or wanted)
+    parse(
+        b"PROXY TCP4 192.168.100.101 192.168.100.102 56324 443\r\n",
+        lambda wanted: reads.append(wanted) or wanted,
+    )
     assert len(reads) <= 12
 
 

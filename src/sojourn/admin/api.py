@@ -1,7 +1,7 @@
 """The HTTP API of a running server: sessions, traces, metrics, health, reload and drain.
 
-The same application twice: on the control socket, where the file system says who may come in, and on TCP, where a
-bearer token does. Knows no gateway by name and no configuration file; all it sees is a ``ServerView``.
+The same application twice: on the control socket, where the file system says who may come in, and on TCP,
+where a bearer token does. Knows no gateway by name and no configuration; all it sees is a ``ServerView``.
 """
 
 from __future__ import annotations
@@ -128,7 +128,7 @@ class _Routes:
 
 @web.middleware
 async def _problems(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Turn whatever goes wrong into ``application/problem+json`` (RFC 9457), without an exception's own text."""
+    """Turn whatever goes wrong into ``application/problem+json`` (RFC 9457), without an exception's text."""
     try:
         return await handler(request)
     except web.HTTPException as error:
@@ -143,7 +143,7 @@ async def _problems(request: web.Request, handler: Handler) -> web.StreamRespons
     except SojournError as error:
         _log.warning("admin_request_failed", method=request.method, path=request.path, error=str(error))
         return _problem(503, "Not possible now", "see the server's log")
-    except Exception:
+    except Exception:  # noqa: BLE001 - the last line of defence: logged, and the peer gets no text of it
         _log.exception("admin_request_crashed", method=request.method, path=request.path)
         return _problem(500, "Internal error", "see the server's log")
 

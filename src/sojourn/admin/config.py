@@ -31,7 +31,8 @@ class AdminSettings(Settings, frozen=True):
         str,
         Meta(
             description="Unix socket of the sojourn command, open to this server's own user only; empty = "
-            "$XDG_RUNTIME_DIR/sojourn.sock, or /run/sojourn/control.sock.",
+            "$XDG_RUNTIME_DIR/sojourn.sock; without that variable /run/sojourn/control.sock for root and "
+            "/tmp/sojourn-UID/control.sock for others.",
             examples=["/run/sojourn/control.sock"],
         ),
     ] = ""

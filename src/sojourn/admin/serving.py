@@ -9,6 +9,7 @@ import contextlib
 import os
 import socket
 import stat
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import final
@@ -30,8 +31,17 @@ def control_socket(settings: AdminSettings, environ: Mapping[str, str]) -> Path:
     """Return where the control socket is; server and command line ask the same question."""
     if settings.socket:
         return Path(settings.socket)
-    runtime = environ.get("XDG_RUNTIME_DIR")
-    return Path(runtime, "sojourn.sock") if runtime else Path("/run/sojourn/control.sock")
+    if runtime := environ.get("XDG_RUNTIME_DIR"):
+        return Path(runtime, "sojourn.sock")
+    if os.geteuid() == 0:
+        return Path("/run/sojourn/control.sock")
+    return Path(tempfile.gettempdir(), f"sojourn-{os.geteuid()}", "control.sock")
+
+
+def stranger_of(path: Path) -> int | None:
+    """Return the user id that a path belongs to, if that is neither ours nor root; root trusts all."""
+    owner = path.stat().st_uid
+    return None if os.geteuid() == 0 or owner in {0, os.geteuid()} else owner
 
 
 @final
@@ -100,6 +110,7 @@ def _open_control_socket(path: Path) -> socket.socket:
     listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        _check_owner(path.parent)
         _remove_dead(path)
         listening.bind(os.fspath(path))
         # Nobody can connect before listen(), so there is no moment with wider permissions.
@@ -114,6 +125,13 @@ def _open_control_socket(path: Path) -> socket.socket:
         found = f"{path}: {os.strerror(error.errno or 0)}"
         raise ConfigError([_problem("socket", found, "a place where this user may make a socket")]) from error
     return listening
+
+
+def _check_owner(directory: Path) -> None:
+    """Refuse a directory whose owner could put a socket of his own in the place of ours."""
+    if (stranger := stranger_of(directory)) is not None:
+        found = f"{directory}, which belongs to user {stranger}"
+        raise ConfigError([_problem("socket", found, "a directory of this user or of root")])
 
 
 def _remove_dead(path: Path) -> None:

@@ -1,6 +1,6 @@
 """What the admin part may see and ask of a running server: snapshots of sessions and a few orders.
 
-Knows no gateway by name, no socket and no HTTP; whoever puts the parts together implements :class:`ServerView`.
+Knows no gateway by name, no socket and no HTTP; who puts the parts together implements :class:`ServerView`.
 """
 
 from __future__ import annotations

@@ -5,6 +5,7 @@ Knows nothing of which settings there are; starts nothing.
 
 from __future__ import annotations
 
+import math
 import re
 import tomllib
 from collections.abc import Mapping
@@ -63,7 +64,8 @@ def load_text(text: str, file_name: str, environ: Mapping[str, str]) -> SojournS
     settings = conversion.convert(SojournSettings, data)
     problems += conversion.problems
     if settings is None or problems:
-        raise ConfigError(problems)
+        # In the order of the file, so that an operator goes through it once; what is not in it comes last.
+        raise ConfigError(sorted(problems, key=lambda problem: problem.line or math.inf))
     return settings
 
 

@@ -1,8 +1,8 @@
 """How long to wait before trying again: exponential backoff with full jitter.
 
-Knows nothing of what is tried, and waits for nobody: it gives the delay, the caller sleeps. Full jitter draws each
-delay evenly between nothing and the exponential bound, which spreads many clients that lost the same server better
-than any jitter around a fixed step.
+Knows nothing of what is tried, and waits for nobody: it gives the delay, the caller sleeps. Full jitter draws
+each delay evenly between nothing and the exponential bound, which spreads many clients that lost the same
+server better than any jitter around a fixed step.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ from collections.abc import Callable, Iterator
 class Backoff(Iterator[float]):
     """The delays of one thing that is tried again and again; never ends by itself.
 
-    Whoever tries makes it, takes ``next(backoff)`` after each failure and calls :meth:`reset` after a success.
+    Whoever tries makes it, takes ``next(backoff)`` after each failure and calls :meth:`reset` after a
+    success.
 
     Args:
         base_s: the bound of the first delay.

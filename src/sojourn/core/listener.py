@@ -229,7 +229,7 @@ class Listener:
             accepted.close()
             return
         self._handshakes += 1
-        self.manager.spawn_apart(self._welcome(accepted, peer))
+        self.manager.spawn(self._welcome(accepted, peer))
 
     def _is_trusted(self, peer: Peer) -> bool:
         return self.is_unix or any(ipaddress.ip_address(peer.address) in network for network in self._trusted)

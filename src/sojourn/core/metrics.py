@@ -43,7 +43,7 @@ class ServerCollector:
         for name, help_text, attribute in (
             ("sojourn_connections", "Connections open.", "connections"),
             ("sojourn_sessions", "Sessions live.", "session_count"),
-            ("sojourn_tasks", "Tasks of sessions that wait.", "tasks"),
+            ("sojourn_tasks", "Tasks of sessions that wait.", "task_count"),
         ):
             gauge = GaugeMetricFamily(name, help_text, labels=["gateway"])
             for manager in managers:

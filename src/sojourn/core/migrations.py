@@ -43,10 +43,10 @@ _NOTE = "INSERT INTO migrations (component, number, name, checksum) VALUES ($1, 
 class SqlConnection(Protocol):
     """What is needed of a connection; asyncpg's has it."""
 
-    async def execute(self, query: str, *args: Any) -> str:  # noqa: ANN401 - the driver's own types
+    async def execute(self, query: str, *args: Any) -> str:
         """Run SQL; several statements are allowed when there are no arguments."""
 
-    async def fetch(self, query: str, *args: Any) -> list[Any]:  # noqa: ANN401 - the driver's own types
+    async def fetch(self, query: str, *args: Any) -> list[Any]:
         """Run a query and return its rows."""
 
     def transaction(self) -> AbstractAsyncContextManager[Any]:

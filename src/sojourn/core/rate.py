@@ -1,6 +1,7 @@
 """A token bucket: so many per second, evenly refilled, with a burst on top.
 
-Knows nothing of what is counted. Belongs to the loop's thread; has no timer, the clock is read when a token is taken.
+Knows nothing of what is counted. Belongs to the loop's thread; has no timer, the clock is read when a token
+is taken.
 """
 
 from __future__ import annotations

@@ -89,7 +89,7 @@ class Session(msgspec.Struct, eq=False):
     config: Any
     started: float
     deadline: float
-    trace: deque[Entry]
+    trace: deque[Entry] | None
     state: Any = None
     about: str = ""
     ended: str = ""
@@ -118,13 +118,15 @@ class Session(msgspec.Struct, eq=False):
         if connection.closed:
             connection.send_failed(self)
         data = connection.encode(self, message)
-        redact = connection.redactors[type(message)]
-        if connection.in_batch:
-            connection.outbox.append(data)
-        else:
-            connection.now = connection.clock()
-            connection.append(data)
-        self.trace.append((connection.now, Direction.OUT, len(data), message if redact is None else redact(message)))
+        connection.outbox.append(data)
+        if not connection.in_batch:
+            connection.flush_soon()
+        trace = self.trace
+        if trace is not None:
+            if not connection.in_batch:
+                connection.now = connection.clock()
+            redact = connection.redactors[type(message)]
+            trace.append((connection.now, 1, len(data), message if redact is None else redact(message)))
 
     async def send(self, message: Any) -> None:
         """Send ``message``; suspends only while the connection is above its high-water mark.
@@ -205,7 +207,8 @@ class Session(msgspec.Struct, eq=False):
 
     def note(self, text: str, *, direction: int = Direction.STATE) -> None:
         """Write a line into the flight recorder; never a secret."""
-        self.trace.append((self.connection.clock(), direction, 0, text))
+        if self.trace is not None:
+            self.trace.append((self.connection.clock(), direction, 0, text))
 
     # More than one connection
 
@@ -232,7 +235,7 @@ class Session(msgspec.Struct, eq=False):
 
     def run(self, work: Coroutine[Any, Any, Any], *, ends: bool) -> None:
         """Run ``work`` in the session's task; with ``ends`` the session is over when it returns."""
-        self.task = self.connection.manager.spawn(self._run(work, ends=ends))
+        self.task = self.connection.loop.create_task(self._run(work, ends=ends))
 
     def take(self, message: Any) -> None:
         """Take a message while the session is busy: into the slot of who waits, or into the inbox."""
@@ -263,7 +266,6 @@ class Session(msgspec.Struct, eq=False):
 
     async def _run(self, work: Coroutine[Any, Any, Any], *, ends: bool) -> None:
         """Own the handler's coroutine: its errors end the session and nothing else."""
-        task, manager = self.task, self.connection.manager
         try:
             await work
             while self.inbox and not ends and not self.ended:
@@ -282,7 +284,6 @@ class Session(msgspec.Struct, eq=False):
                 self._end(Reason.FINISHED)
         finally:
             self.task = None
-            manager.tasks.discard(task)
 
     async def _step(self, message: Any) -> None:
         _, _, handler, refine = self.gateway.router.routes[type(message)]
@@ -297,7 +298,7 @@ class Session(msgspec.Struct, eq=False):
         if self.ended:
             return
         reason = reason_of(error)
-        self.trace.append((self.connection.clock(), Direction.ERROR, 0, _in_words(error)))
+        self.note(_in_words(error), direction=Direction.ERROR)
         if reason != Reason.CONNECTION_LOST:
             self.gateway.session_failed(self, error, reason)
             try:
@@ -352,8 +353,10 @@ class Session(msgspec.Struct, eq=False):
         if task is not None:
             if reason in (Reason.CLOSED, Reason.DEADLINE, Reason.LIMIT, Reason.PROTOCOL_ERROR):
                 cancel = task
-            if cancel is not None and cancel is not asyncio.current_task(self.connection.loop):
-                cancel.cancel()
+            if task is not asyncio.current_task(self.connection.loop):
+                self.connection.manager.adopt(task)
+                if cancel is not None:
+                    cancel.cancel()
         if self.pending is not None:
             self.pending.fail_all(ConnectionLost(reason))
         self.gateway.session_ended(self, reason, failed=reason not in _QUIET)

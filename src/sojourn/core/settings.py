@@ -148,7 +148,7 @@ class RecorderSettings(Settings, frozen=True):
     """The flight recorder: what is kept in memory about each session, for trace and the dashboard."""
 
     entries_per_session_count: Annotated[
-        int, Meta(ge=1, le=4096, description="Last happenings kept of one session.")
+        int, Meta(ge=0, le=4096, description="Last happenings kept of one session; 0 = the recorder is off.")
     ] = 64
     finished_sessions_count: Annotated[int, Meta(ge=0, description="Finished sessions kept.")] = 2_000
     failed_sessions_count: Annotated[

@@ -2,20 +2,23 @@
 
 Knows nothing of sockets and protocols; sees files and contexts only. What it promises, and why that holds:
 
-**0-RTT is never on** (RFC 9887 section 3.3). Early data must be switched on with ``SSL_CTX_set_max_early_data`` and
-read with ``SSL_read_early_data``; its default is 0 and Python's ``ssl`` calls neither, so our tickets do not offer it
-and what a client sends early all the same is skipped unread by OpenSSL.
+**0-RTT is never on** (RFC 9887 section 5.1). Early data must be switched on with
+``SSL_CTX_set_max_early_data`` and read with ``SSL_read_early_data``; its default is 0 and Python's ``ssl``
+calls neither, so our tickets do not offer it and what a client sends early all the same is skipped unread by
+OpenSSL.
 
-**A reload needs a new context, taken per accept.** Swapping ``ssl_object.context`` in an SNI callback moves the
-certificate, the CAs and the CRLs, but neither ``verify_mode`` nor ``verify_flags``: a listener that got its first CA
-or CRL that way would ask for neither. CAs cannot be removed from a context at all. So :class:`ReloadableContext` builds
-a fresh one and the listener asks :meth:`ReloadableContext.current` for every connection.
+**A reload needs a new context, taken per accept.** Swapping ``ssl_object.context`` in an SNI callback moves
+the certificate, the CAs and the CRLs, but neither ``verify_mode`` nor ``verify_flags``: a listener that got
+its first CA or CRL that way would ask for neither. CAs cannot be removed from a context at all. So
+:class:`ReloadableContext` builds a fresh one and the listener asks :meth:`ReloadableContext.current` for
+every connection.
 
-**A resumed session was checked against the present CRL** (RFC 9887 section 3.4). OpenSSL does not look at certificate
-or CRL again on resumption, not even at a CRL added meanwhile. But a ticket opens only with the key of the context that
-issued it, contexts are never changed once made, and a reload makes a new one: after it every ticket leads to a
-full handshake. What time alone changes (a certificate or CRL that ends) is noticed 7200 s later at the latest, the
-lifetime of OpenSSL's tickets; where that is too long, set ``session_tickets_count = 0``.
+**A resumed session was checked against the present CRL** (RFC 9887 section 3). OpenSSL does not look at
+certificate or CRL again on resumption, not even at a CRL added meanwhile. But a ticket opens only with the
+key of the context that issued it, contexts are never changed once made, and a reload makes a new one: after
+it every ticket leads to a full handshake. What time alone changes (a certificate or CRL that ends) is noticed
+7200 s later at the latest, the lifetime of OpenSSL's tickets; where that is too long, set
+``session_tickets_count = 0``.
 """
 
 from __future__ import annotations
@@ -30,6 +33,7 @@ from typing import Any, TypeVar
 
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric.types import PublicKeyTypes
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key
 
 from sojourn.core.clock import WallClock, utc_now
@@ -50,8 +54,8 @@ def server_context(settings: TlsSettings, *, file: str = "", table: str = "tls")
     """Return a new context for connections to us.
 
     TLS 1.3 only, unless the settings say 1.2; no compression, no renegotiation, no ALPN, no early data. With
-    ``client_ca_file`` every client must have a certificate; with ``crl_file`` the list of the client's issuer is
-    needed as well: a client whose issuer has none is refused.
+    ``client_ca_file`` every client must have a certificate; with ``crl_file`` the list of the client's issuer
+    is needed as well: a client whose issuer has none is refused.
 
     Args:
         settings: what the operator declared.
@@ -130,8 +134,8 @@ def client_context(
 class ReloadableContext:
     """The context of one listener, replaced as a whole when its files change.
 
-    Made with the listener and as long-lived. Always true: a context that was handed out is never changed again, and
-    one that cannot be built never replaces one that works.
+    Made with the listener and as long-lived. Always true: a context that was handed out is never changed
+    again, and one that cannot be built never replaces one that works.
 
     Args:
         settings: what the operator declared.
@@ -150,7 +154,7 @@ class ReloadableContext:
         return self._context
 
     def reload(self, settings: TlsSettings | None = None) -> None:
-        """Read the files again; connections that are there stay, tickets issued before lead to full handshakes.
+        """Read the files again; connections that are there stay, older tickets lead to full handshakes.
 
         Args:
             settings: new ones, when they changed too.
@@ -192,7 +196,7 @@ def warnings_of(settings: TlsSettings, now: datetime) -> list[str]:
         for certificate in certificates or ():
             who = f"{path}: the certificate of {_name_of(certificate.subject)}"
             if now < certificate.not_valid_before_utc:
-                sentences.append(f"{who} is not valid before {certificate.not_valid_before_utc:%Y-%m-%d %H:%M} UTC")
+                sentences.append(f"{who} is not valid before {_day(certificate.not_valid_before_utc)}")
             sentences += _ending(who, certificate.not_valid_after_utc, now, SOON)
     lists, _ = _read(settings.crl_file, _crls_of)
     for crl in lists or ():
@@ -222,11 +226,10 @@ def peer_names(
 
     Returns: the names in the certificate's order, without repetition; empty without a verified certificate.
 
-    Source: RFC 9887 section 3.4.1.
+    Source: RFC 9887 section 3.
     """
-    certificate = peer.getpeercert() if isinstance(peer, ssl.SSLObject | ssl.SSLSocket) else peer
-    if not certificate:
-        return ()
+    shown = peer.getpeercert() if isinstance(peer, ssl.SSLObject | ssl.SSLSocket) else peer
+    certificate: Mapping[str, Any] = dict(shown or {})
     entries: tuple[tuple[str, str], ...] = certificate.get("subjectAltName", ())
     names = [_name_in(kind, value) for kind, value in entries]
     if uses_common_name and not entries:
@@ -260,7 +263,7 @@ def _chain_problems(certificate_file: str, private_key_file: str) -> Iterator[tu
         return
     if Path(private_key_file).stat().st_mode & _READABLE_BY_OTHERS:
         yield "private_key_file", f"{private_key_file}, open to every user", "permissions 600 or 640"
-    if chain and chain[0].public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo) != public_key:
+    if chain and _spki_of(chain[0].public_key()) != public_key:
         wanted = f"the key of the first certificate in {certificate_file}"
         yield "private_key_file", f"{private_key_file}, the key of another certificate", wanted
 
@@ -285,7 +288,10 @@ def _read(path: str, load: Callable[[bytes], T]) -> tuple[T | None, str]:
 
 
 def _public_key_of(pem: bytes) -> bytes:
-    key = load_pem_private_key(pem, None).public_key()
+    return _spki_of(load_pem_private_key(pem, None).public_key())
+
+
+def _spki_of(key: PublicKeyTypes) -> bytes:
     return key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
 
 
@@ -299,9 +305,13 @@ def _crls_of(pem: bytes) -> list[x509.CertificateRevocationList]:
 
 def _ending(who: str, end: datetime, now: datetime, soon: timedelta) -> Iterator[str]:
     if end <= now:
-        yield f"{who} ended on {end:%Y-%m-%d %H:%M} UTC"
+        yield f"{who} ended on {_day(end)}"
     elif end - now < soon:
-        yield f"{who} ends on {end:%Y-%m-%d %H:%M} UTC"
+        yield f"{who} ends on {_day(end)}"
+
+
+def _day(moment: datetime) -> str:
+    return f"{moment:%Y-%m-%d %H:%M} UTC"
 
 
 def _name_of(name: x509.Name) -> str:

@@ -1,13 +1,15 @@
-"""As whom an embedded server runs, and which places that user can reach.
+"""As whom an embedded server runs, and which places of this machine that user can reach.
 
-PostgreSQL refuses to run as root, and Valkey should not. Where we are root, an existing ordinary user serves: none is
-created, and no permission of a directory that is not ours is changed. Knows nothing of what the server is.
+PostgreSQL refuses to run as root, and Valkey should not. Where we are root, an existing ordinary user serves:
+none is created, and no permission of a directory that is not ours is changed. Knows nothing of what the
+server is.
 """
 
 from __future__ import annotations
 
 import os
 import pwd
+import socket
 import stat
 import tempfile
 from collections.abc import Iterable, Sequence
@@ -35,11 +37,13 @@ class Account:
     is_ours: bool
 
     def may(self, path: Path, wanted: int) -> bool:
-        """Tell whether this user has the wanted permission bits on a path and may search all directories above it."""
+        """Tell whether this user may reach a path and has the wanted permission bits on it."""
         if self.is_ours:
             return os.access(path, wanted)
         try:
-            return self._has(path.stat(), wanted) and all(self._has(above.stat(), SEARCH) for above in path.parents)
+            return self._has(path.stat(), wanted) and all(
+                self._has(above.stat(), SEARCH) for above in path.parents
+            )
         except OSError:
             return False
 
@@ -60,7 +64,7 @@ class Account:
         return path
 
     def admit(self, path: Path) -> None:
-        """Let this user, and no other but us, pass through a directory or read a file that is ours and private."""
+        """Let this user, and nobody else, pass a directory or read a file that is ours and private."""
         if not self.is_ours:
             os.chown(path, -1, self.gid)
             path.chmod(0o710 if path.is_dir() else 0o640)
@@ -90,12 +94,12 @@ def serving_account(backend: str, wished: Sequence[str]) -> Account:
         backend,
         0.0,
         f"it does not run as root, and none of the users {', '.join(wished)} exists; "
-        "name an existing unprivileged user, start as an ordinary user, or give the address of a running server",
+        "name an existing unprivileged user, start as an ordinary user, or give a running server's address",
     )
 
 
 def owner_account(path: Path, otherwise: Account) -> Account:
-    """Return the user to whom existing data belongs where we are root and may act for it; else the other one."""
+    """Return the user to whom existing data belongs, if we are root and may act for it; else the other."""
     owner = path.stat()
     if os.geteuid() != 0 or owner.st_uid in (0, otherwise.uid):
         return otherwise
@@ -103,7 +107,7 @@ def owner_account(path: Path, otherwise: Account) -> Account:
 
 
 def temporary_parent(backend: str, account: Account, longest_name: str) -> Path:
-    """Return a directory for temporary ones: we may write there, the account may pass, socket paths stay short enough.
+    """Return a directory for temporary ones that the account can reach and that keeps socket paths short.
 
     Raises: BackendUnavailable if there is none.
     """
@@ -116,8 +120,29 @@ def temporary_parent(backend: str, account: Account, longest_name: str) -> Path:
     )
 
 
+def take_directory(backend: str, directory: Path, account: Account) -> None:
+    """Make the directory for data that stays, if need be; change no permission of one that exists.
+
+    Raises: BackendUnavailable if the account cannot enter it.
+    """
+    if not directory.exists():
+        directory.mkdir(mode=0o700)
+        account.admit(directory)
+    if not account.may(directory, SEARCH):
+        raise BackendUnavailable(
+            backend, 0.0, f"user {account.name} cannot enter {directory}; name a directory that it can reach"
+        )
+
+
+def free_port() -> int:
+    """Return a loopback port that nobody uses at the moment."""
+    with socket.socket(socket.AF_INET) as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
 def private_cache(account: Account, candidates: Iterable[Path] = ()) -> Path | None:
-    """Return a directory of ours that nobody else can change and the account can reach; None if there is no place.
+    """Return a directory of ours that nobody else can change and the account can reach, or None.
 
     Args:
         candidates: places to try; without them, /var/cache for root, the user's cache directory for others.
@@ -152,7 +177,7 @@ def _cache_candidates() -> list[Path]:
 
 
 def _is_safe(path: Path) -> bool:
-    """Tell whether a directory is ours alone to change, as are all above it that a stranger could use to replace it."""
+    """Tell whether a directory is ours alone to change, and no stranger can replace one above it."""
     status = path.lstat()
     if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid() or status.st_mode & 0o022:
         return False

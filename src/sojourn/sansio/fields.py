@@ -1,7 +1,7 @@
 """A cursor over the fields of a message, and its opposite that writes them; big-endian.
 
-For messages off the hot path: it says exactly which field was cut short. Hot paths unpack their header with one
-``struct.Struct``. Knows nothing of any protocol.
+For messages off the hot path: it says exactly which field was cut short. Hot paths unpack their header with
+one ``struct.Struct``. Knows nothing of any protocol.
 """
 
 from __future__ import annotations
@@ -75,8 +75,8 @@ class FieldReader:
             return raw.decode(encoding)
         except UnicodeDecodeError as error:
             self.position = start
-            # The bytes themselves stay out of the text: a field of this kind may be a password. The cause would
-            # carry them along, so it is cut off.
+            # The bytes themselves stay out of the text: a field of this kind may be a password. The cause
+            # would carry them along, so it is cut off.
             at = start + error.start
             raise WireError(
                 f"a byte at offset {at} that is not {encoding}", f"text in {name}", self._source

@@ -62,6 +62,10 @@ class HeaderFraming:
         length_at, session_at, most = self._length, self._session, self._max_length
         packets: list[Packet] = []
         at, end, wanted = 0, len(data), size
+        if end >= size:  # one packet that came alone is the usual case, and worth 0.06 us
+            header = unpack(data)
+            if header[length_at] == end - size <= most:
+                return [Packet(header, header[session_at] if session_at is not None else 0, data[size:])], end, size
         while end - at >= size:
             header = unpack(data, at)
             length = header[length_at]

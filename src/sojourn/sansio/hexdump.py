@@ -8,7 +8,7 @@ from __future__ import annotations
 ROW_BYTES = 16
 """As ``hexdump -C`` and every protocol analyser have it."""
 
-_VISIBLE = bytes(byte if 0x20 <= byte < 0x7F else 0x2E for byte in range(256))
+_VISIBLE = bytes(byte if chr(byte).isascii() and chr(byte).isprintable() else 0x2E for byte in range(256))
 
 
 def hexdump(data: bytes | bytearray | memoryview, *, limit_bytes: int = 256) -> str:

@@ -1,8 +1,8 @@
 """The PROXY protocol, versions 1 and 2: who the peer of a connection is that came through a load balancer.
 
-Both directions: a parser that never asks for a byte beyond the header (what follows may be a TLS handshake, and
-that belongs to somebody else), and encoders for probes and tests. Knows nothing of sockets, and does not decide
-whose header is believed: that is the listener's list of trusted proxies.
+Both directions: a parser that never asks for a byte beyond the header (what follows may be a TLS handshake,
+and that belongs to somebody else), and encoders for probes and tests. Knows nothing of sockets, and does not
+decide whose header is believed: that is the listener's list of trusted proxies.
 
 Source: "The PROXY protocol, Versions 1 & 2", haproxy doc/proxy-protocol.txt.
 """
@@ -22,13 +22,15 @@ V1_MAX_BYTES = 107
 """The longest line of version 1, CRLF included (section 2.1)."""
 V2_SIGNATURE = b"\r\n\r\n\x00\r\nQUIT\n"
 V2_MAX_BYTES = 4096
-"""The longest header of version 2 that is taken unless told otherwise: addresses, a client's certificate names."""
+"""The longest header of version 2 that is taken unless told otherwise; clients' certificates fit in."""
 
 TLV_CRC32C = 0x03
 """The TLV that holds a checksum over the whole header (section 2.2.3)."""
 
 _V1 = "PROXY protocol section 2.1"
 _V2 = "PROXY protocol section 2.2"
+_LOCAL, _PROXY = 0x20, 0x21
+"""Version 2 in the high half, the command in the low one."""
 _PREAMBLE = struct.Struct("!12sBBH")
 _V1_MIN_BYTES = len(b"PROXY UNKNOWN\r\n")
 _V1_FIELDS = {b"TCP4": (4, 7, 7, 1, 1), b"TCP6": (4, 2, 2, 1, 1)}
@@ -36,12 +38,15 @@ _V1_FIELDS = {b"TCP4": (4, 7, 7, 1, 1), b"TCP6": (4, 2, 2, 1, 1)}
 _FAMILIES = {1: ("inet", 12), 2: ("inet6", 36), 3: ("unix", 216)}
 _TRANSPORTS = {1: "stream", 2: "dgram"}
 _UNIX_PATH_BYTES = 108
+_PORT_MAX = 0xFFFF
+_CRC32C_BYTES = 4
+_EXCERPT_BYTES = 32
 
 _UNIX_PREFIX = "unix:"
 
 
 class Address(NamedTuple):
-    """One end of the connection; ``host`` of a unix socket is ``unix:`` and its path, so it passes for no address."""
+    """One end of the connection; a unix socket's ``host`` is ``unix:`` and its path, never an IP."""
 
     host: str
     port: int = 0
@@ -50,9 +55,9 @@ class Address(NamedTuple):
 class ProxyHeader(NamedTuple):
     """What the load balancer says of the connection.
 
-    Shape: ``source`` and ``destination`` are None where the connection's own addresses hold: the balancer speaks
-    for itself (``LOCAL``) or does not know (``UNKNOWN``, ``UNSPEC``). ``family`` is ``inet``, ``inet6``, ``unix`` or
-    ``unspec``; ``tlvs`` are type and value as they came, for version 2 only.
+    Shape: ``source`` and ``destination`` are None where the connection's own addresses hold: the balancer
+    speaks for itself (``LOCAL``) or does not know (``UNKNOWN``, ``UNSPEC``). ``family`` is ``inet``,
+    ``inet6``, ``unix`` or ``unspec``; ``tlvs`` are type and value as they came, for version 2 only.
     """
 
     version: int
@@ -64,12 +69,14 @@ class ProxyHeader(NamedTuple):
 
 
 class ProxyHeaderParser:
-    """Reads one header; made per connection before its first byte, done with when :meth:`feed` gave the header.
+    """Reads one header; made per connection before its first byte, done with once :meth:`feed` gave it.
 
-    Always true: ``wanted()`` plus what was fed is never more than the header's own length, nor than the maximum.
+    Always true: ``wanted()`` plus what was fed is never more than the header's own length, nor than the
+    maximum.
 
     Args:
-        max_length_bytes: the longest header of version 2; one that promises more is refused from its first 16 bytes.
+        max_length_bytes: the longest header of version 2; one that promises more is refused from its first 16
+        bytes.
     """
 
     __slots__ = ("_buffer", "_done", "_max_length_bytes", "_wanted")
@@ -146,7 +153,7 @@ def decode_v1(line: bytes) -> ProxyHeader:
     fields = line[len(V1_PREFIX) : -2].split(b" ")
     if fields[0] == b"UNKNOWN":
         return ProxyHeader(1, "unspec", "stream", None, None)
-    if len(fields) != 5 or fields[0] not in _V1_FIELDS:
+    if fields[0] not in _V1_FIELDS or len(fields) != len(_V1_FIELDS[fields[0]]):
         raise WireError(_excerpt(line), "TCP4 or TCP6, two addresses, two ports; or UNKNOWN", _V1)
     inet6 = fields[0] == b"TCP6"
     source = Address(_v1_address(fields[1], inet6=inet6), _v1_port(fields[3]))
@@ -162,7 +169,7 @@ def decode_v2(data: bytes) -> ProxyHeader:
     if len(data) < _PREAMBLE.size or len(data) != _v2_length(data, len(data)):
         raise WireError(f"{len(data)} bytes", "one whole header", _V2)
     _, command, kind, _ = _PREAMBLE.unpack_from(data)
-    if command == 0x20 or kind == 0:
+    if command == _LOCAL or kind == 0:
         return ProxyHeader(2, "unspec", "unspec", None, None)
     family, addresses_bytes = _FAMILIES[kind >> 4]
     reader = FieldReader(data, _V2)
@@ -194,9 +201,9 @@ def encode_v2(
     crc32c: bool = False,
 ) -> bytes:
     """Write a header of version 2; ``LOCAL`` where an address is None."""
-    command, kind, body = 0x20, 0, b""
+    command, kind, body = _LOCAL, 0, b""
     if source is not None and destination is not None:
-        command, (kind, body) = 0x21, _v2_block(source, destination)
+        command, (kind, body) = _PROXY, _v2_block(source, destination)
     for tlv, value in tlvs:
         body += struct.pack("!BH", tlv, len(value)) + value
     if crc32c:
@@ -206,7 +213,7 @@ def encode_v2(
 
 
 def _v1_shortest_rest(line: bytes) -> int:
-    """Return the least number of bytes that can still be missing from a line, so that none is read too much."""
+    """Return the least number of bytes that can still be missing from a line: none is read too much."""
     if line.endswith(b"\r"):
         return 1
     fields = line[len(V1_PREFIX) :].split(b" ")
@@ -230,8 +237,8 @@ def _v1_address(text: bytes, *, inet6: bool) -> str:
 
 def _v1_port(text: bytes) -> int:
     """Read a port; leading zeros are forbidden by section 2.1."""
-    port = int(text) if text.isdigit() and len(text) <= 5 else -1
-    if not 0 <= port <= 0xFFFF or str(port).encode() != text:
+    port = int(text) if text.isdigit() and len(text) <= len(str(_PORT_MAX)) else -1
+    if not 0 <= port <= _PORT_MAX or str(port).encode() != text:
         raise WireError(_excerpt(text), "a port from 0 to 65535 without leading zeros", _V1)
     return port
 
@@ -241,15 +248,17 @@ def _v2_length(data: bytes, max_length_bytes: int) -> int:
     signature, command, kind, rest_bytes = _PREAMBLE.unpack_from(data)
     if signature != V2_SIGNATURE:
         raise WireError(_excerpt(data), "the signature of version 2", _V2)
-    if command not in {0x20, 0x21}:
+    if command not in {_LOCAL, _PROXY}:
         raise WireError(f"version and command {command:#04x}", "0x20 (LOCAL) or 0x21 (PROXY)", _V2)
     length = _PREAMBLE.size + int(rest_bytes)
     if length > max_length_bytes:
         raise WireError(f"a header of {length} bytes", f"at most {max_length_bytes}", _V2)
     # What LOCAL says of families and addresses is to be skipped, whatever it is.
-    if command == 0x21 and kind != 0:
+    if command == _PROXY and kind != 0:
         if kind >> 4 not in _FAMILIES or kind & 0x0F not in _TRANSPORTS:
-            raise WireError(f"family and transport {kind:#04x}", "0x00, 0x11, 0x12, 0x21, 0x22, 0x31, 0x32", _V2)
+            raise WireError(
+                f"family and transport {kind:#04x}", "0x00, 0x11, 0x12, 0x21, 0x22, 0x31, 0x32", _V2
+            )
         family, addresses_bytes = _FAMILIES[kind >> 4]
         if rest_bytes < addresses_bytes:
             raise WireError(f"{rest_bytes} bytes of addresses", f"{addresses_bytes} for {family}", _V2)
@@ -262,11 +271,10 @@ def _v2_addresses(family: str, block: bytes) -> tuple[Address, Address]:
         names = (path.rstrip(b"\x00").decode("utf-8", "surrogateescape") for path in paths)
         source, destination = (Address(_UNIX_PREFIX + name) for name in names)
         return source, destination
-    size = 4 if family == "inet" else 16
-    hosts = (block[:size], block[size : 2 * size])
-    source_host, destination_host = (str(IPv4Address(h) if size == 4 else IPv6Address(h)) for h in hosts)
+    size, kind = (4, IPv4Address) if family == "inet" else (16, IPv6Address)
     source_port, destination_port = struct.unpack_from("!HH", block, 2 * size)
-    return Address(source_host, source_port), Address(destination_host, destination_port)
+    source = Address(str(kind(block[:size])), source_port)
+    return source, Address(str(kind(block[size : 2 * size])), destination_port)
 
 
 def _v2_block(source: Address, destination: Address) -> tuple[int, bytes]:
@@ -287,10 +295,10 @@ def _v2_path(host: str) -> bytes:
 
 
 def _check_crc32c(data: bytes, at: int, length: int) -> None:
-    if length != 4 or at + 4 > len(data):
+    if length != _CRC32C_BYTES or at + length > len(data):
         raise WireError(f"a checksum of {length} bytes", "4 bytes", "PROXY protocol section 2.2.3")
-    found = data[at : at + 4]
-    wanted = crc32c_of(data[:at] + bytes(4) + data[at + 4 :]).to_bytes(4, "big")
+    found = data[at : at + length]
+    wanted = crc32c_of(data[:at] + bytes(length) + data[at + length :]).to_bytes(length, "big")
     if found != wanted:
         raise WireError(f"checksum {found.hex()}", f"{wanted.hex()}", "PROXY protocol section 2.2.3")
 
@@ -318,4 +326,4 @@ def crc32c_of(data: bytes) -> int:
 
 def _excerpt(data: bytes | bytearray) -> str:
     """Show the beginning of what came, in a form that is safe in a log."""
-    return repr(bytes(data[:32])) + ("..." if len(data) > 32 else "")
+    return repr(bytes(data[:_EXCERPT_BYTES])) + ("..." if len(data) > _EXCERPT_BYTES else "")

@@ -13,8 +13,9 @@ from zoneinfo import ZoneInfo
 
 from sojourn.gateways.tacacs.config import Device, Rule, TacacsSettings, TimeWindow, User
 from sojourn.gateways.tacacs.devices import Network, parse_address, parse_network
+from sojourn.gateways.tacacs.pairs import split_pair
 from sojourn.gateways.tacacs.patterns import can_explode
-from sojourn.gateways.tacacs.policy import is_regex, split_pair
+from sojourn.gateways.tacacs.policy import is_regex
 
 Found = tuple[str, str, str]
 """Key path such as ``devices[2].networks[0]``, what was found, what was wanted."""

@@ -44,7 +44,7 @@ def directory_problems(directory: Directory) -> Iterator[tuple[str, str, str]]:
         if not directory.search_base:
             yield "search_base", "neither a search_base nor {user} in bind_dn", "one of the two"
         if not directory.bind_password:
-            yield "bind_password", "no password of the search account", "one: an empty password proves nothing"
+            yield "bind_password", "no password of the search account", "one: an empty one proves nothing"
     if directory.search_base and "{user}" not in directory.search_filter:
         yield "search_filter", repr(directory.search_filter), "a filter with {user}"
     if directory.ca_file and not os.access(directory.ca_file, os.R_OK):
@@ -81,6 +81,14 @@ class _Call:
     def __call__(self) -> DirectoryAnswer:
         self.has_begun = True
         return self._endpoint.check(self._user, self._password, self._deadline - self._clock())
+
+
+def _is_text(password: bytes) -> bool:
+    try:
+        password.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 class Directories:
@@ -120,7 +128,8 @@ class Directories:
         Args:
             name: the directory's name.
             user: as the peer wrote it.
-            password: an empty one is refused without asking: a bind with it would prove nothing.
+            password: an empty one, or one that is not UTF-8 (RFC 4513 section 5.1.3), takes as long and is
+                refused without being shown: a bind with the former would prove nothing.
             decoy: take as long as otherwise, but do not show the password to the directory, and do not
             accept.
 
@@ -132,7 +141,7 @@ class Directories:
         deadline = self._clock() + directory.timeout_s
         if canonical_name(user) is None:
             return DirectoryAnswer(UNKNOWN, "a name that cannot exist")
-        offered = None if decoy or not password else password
+        offered = None if decoy or not password or not _is_text(password) else password
         places = self._places[name]
         try:
             async with asyncio.timeout(directory.timeout_s):
@@ -147,7 +156,7 @@ class Directories:
             places.release()
         if answer.outcome == ACCEPTED and offered is None:
             return DirectoryAnswer(REFUSED, "not asked")
-        return DirectoryAnswer(REFUSED, "empty password") if not password else answer
+        return answer
 
     def close(self) -> None:
         """Close idle connections; calls under way end by themselves."""

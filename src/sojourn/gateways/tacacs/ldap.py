@@ -55,12 +55,12 @@ _AD_REASONS: Final = {
     "773": "password must be changed",
     "775": "locked by the directory",
 }
-"""What Active Directory adds to invalidCredentials as ``data XXX``. Source: Windows system error codes 1317 ff."""
+"""What Active Directory adds to invalidCredentials as ``data XXX``. Source: Windows system error codes."""
 
 _AD_DATA: Final = re.compile(r"\bdata ([0-9a-f]{3})\b")
 _FILTER_ATTRIBUTE: Final = re.compile(r"\(([A-Za-z][A-Za-z0-9.;-]*)=\{user\}\)")
 _FILTER_ESCAPES: Final = {ord(char): f"\\{ord(char):02x}" for char in "\\*()\0"}
-_DN_ESCAPES: Final = {ord(char): "\\" + char for char in '"+,;<>=\\'} | {0: "\\00"}
+_DN_ESCAPES: Final = {ord(char): "\\" + char for char in '"#+,;<>=\\'} | {0: "\\00"}
 _NOT_IN_LOGON_NAMES: Final = frozenset('"/\\[]:;|=,+*?<>@')
 """Source: the characters that sAMAccountName excludes, and ``@``, which would choose another domain."""
 
@@ -79,8 +79,7 @@ class DirectoryAnswer(NamedTuple):
 
 
 def canonical_name(user: str) -> str | None:
-    """Return the one spelling that all spellings of a directory user share, or None for what cannot be a
-    name.
+    """Return what all spellings of a directory user share, or None for what cannot be a name.
 
     Directories compare names without case and with spaces squeezed; policy and lock-outs must not be
     escaped by writing ``Ana`` for ``ana``. Invisible characters and odd spaces make no name.
@@ -104,7 +103,7 @@ def escape_dn(value: str) -> str:
     Source: RFC 4514 section 2.4.
     """
     escaped = value.translate(_DN_ESCAPES)
-    if escaped.startswith((" ", "#")):
+    if escaped.startswith(" "):
         escaped = "\\" + escaped
     if value.endswith(" ") and len(value) > 1:
         escaped = escaped[:-1] + "\\ "
@@ -112,7 +111,7 @@ def escape_dn(value: str) -> str:
 
 
 def map_groups(values: Iterable[str], group_map: dict[str, str]) -> tuple[str, ...]:
-    """Return the user groups of directory groups; a key of the map is a whole DN, or a CN wherever it lies."""
+    """Return the user groups of directory groups; a key of the map is a DN, or a CN wherever it lies."""
     wanted = {_dn_key(key) if "=" in key else key.casefold(): group for key, group in group_map.items()}
     found: dict[str, None] = {}
     for value in values:
@@ -130,7 +129,7 @@ def _dn_key(dn: str) -> str:
 
 
 def load_ldap3() -> Any:  # noqa: ANN401  # a module without types
-    """Import ldap3 on first use: it is an optional extra, and its import warns of its own old pyasn1 names."""
+    """Import ldap3 on first use: it is an optional extra, and warns of its own use of old pyasn1 names."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
         return importlib.import_module("ldap3")
@@ -157,7 +156,7 @@ class _Tls:
 
 
 class Endpoint:
-    """One address of a directory and its idle connections; every method blocks and runs in offload threads."""
+    """One address of a directory and its idle connections; every method blocks and runs in threads."""
 
     def __init__(self, directory: Directory, url: str, context: ssl.SSLContext | None, clock: Clock) -> None:
         parts = urlsplit(url)
@@ -181,15 +180,18 @@ class Endpoint:
             if "{user}" in self._directory.bind_dn:
                 return self._check_directly(user, password, deadline)
             return self._check_by_search(user, password, deadline)
-        except (self._ldap3.core.exceptions.LDAPException, OSError) as error:
+        except BackendUnavailable:
+            raise
+        except Exception as error:  # noqa: BLE001 - ldap3 raises anything at all on answers it does not expect
             # The exception's text may hold what was sent: only its kind is told.
-            raise BackendUnavailable(self._directory.name, self._clock() - began, type(error).__name__) from None
+            cause = type(error).__name__
+            raise BackendUnavailable(self._directory.name, self._clock() - began, cause) from None
 
     def close(self) -> None:
         """Close the idle connections."""
         for idle in (self._searching, self._binding):
             while idle:
-                idle.pop()[0].strategy.close()
+                _discard(idle.pop()[0])
 
     def _check_directly(self, user: str, password: bytes | None, deadline: float) -> DirectoryAnswer:
         template = self._directory.bind_dn
@@ -199,7 +201,7 @@ class Endpoint:
         elif not _NOT_IN_LOGON_NAMES.isdisjoint(name):
             return DirectoryAnswer(UNKNOWN, "a name that cannot exist")
         dn = template.replace("{user}", name)
-        connection, answer = self._bind_as(dn, password or secrets.token_bytes(16), deadline)
+        connection, answer = self._bind_as(dn, password or secrets.token_hex(8).encode(), deadline)
         if answer.outcome == ACCEPTED and password is not None:
             groups: tuple[str, ...] = ()
             if self._directory.search_base:
@@ -219,7 +221,10 @@ class Endpoint:
         entry = entries[0] if len(entries) == 1 and self._is_named(entries[0], user) else None
         # A name that does not exist costs a bind too, or the time would tell.
         if entry is None or password is None:
-            dn, offered = f"cn={secrets.token_hex(8)},{self._directory.search_base}", secrets.token_bytes(16)
+            dn, offered = (
+                f"cn={secrets.token_hex(8)},{self._directory.search_base}",
+                secrets.token_hex(8).encode(),
+            )
         else:
             dn, offered = entry["dn"], password
         connection, answer = self._bind_as(dn, offered, deadline)
@@ -250,7 +255,7 @@ class Endpoint:
             data = _AD_DATA.search(connection.result["message"] or "")
             reason = _AD_REASONS.get(data[1] if data else "", "wrong password")
             return connection, DirectoryAnswer(REFUSED, reason)
-        connection.strategy.close()
+        _discard(connection)
         raise self._refused("bind", connection)
 
     def _search_as_account(self, user: str, deadline: float) -> list[dict[str, Any]]:
@@ -267,7 +272,7 @@ class Endpoint:
         account = self._directory.bind_password or Secret("")
         self._bind(connection, self._directory.bind_dn, account.reveal().encode(), deadline)
         if connection.result["result"] != _SUCCESS:
-            connection.strategy.close()
+            _discard(connection)
             raise self._refused("bind of the search account", connection)
         entries = self._search(connection, base, search_filter, deadline)
         self._give_back(self._searching, connection)
@@ -279,6 +284,9 @@ class Endpoint:
         connection.user, connection.password, connection.authentication = dn, password, self._ldap3.SIMPLE
         try:
             connection.bind(read_server_info=False)
+        except BaseException:
+            _discard(connection)
+            raise
         finally:
             connection.user = connection.password = connection.request = None
 
@@ -293,17 +301,21 @@ class Endpoint:
     ) -> list[dict[str, Any]]:
         """Return at most two entries: the second one shows that the filter is not clear."""
         self._wait_until(connection, deadline)
-        attributes = {*_FILTER_ATTRIBUTE.findall(self._directory.search_filter), self._directory.group_attribute}
-        connection.search(
-            base,
-            search_filter,
-            search_scope=self._ldap3.SUBTREE if whole_tree else self._ldap3.BASE,
-            attributes=sorted(attributes),
-            size_limit=2,
-            time_limit=max(1, math.ceil(deadline - self._clock())),
-        )
+        names = _FILTER_ATTRIBUTE.findall(self._directory.search_filter)
+        try:
+            connection.search(
+                base,
+                search_filter,
+                search_scope=self._ldap3.SUBTREE if whole_tree else self._ldap3.BASE,
+                attributes=sorted({*names, self._directory.group_attribute}),
+                size_limit=2,
+                time_limit=max(1, math.ceil(deadline - self._clock())),
+            )
+        except BaseException:
+            _discard(connection)
+            raise
         if connection.result["result"] not in (_SUCCESS, _SIZE_LIMIT_EXCEEDED):
-            connection.strategy.close()
+            _discard(connection)
             raise self._refused("search", connection)
         return [entry for entry in connection.response if entry["type"] == "searchResEntry"]
 
@@ -311,7 +323,7 @@ class Endpoint:
         return self._directory.search_filter.replace("{user}", escape_filter(user))
 
     def _is_named(self, entry: dict[str, Any], user: str) -> bool:
-        """Tell whether the entry has the user's name in our reading too, not only in the directory's looser one."""
+        """Tell whether the entry has the user's name in our reading too; the directory's may be looser."""
         attributes = {name.casefold() for name in _FILTER_ATTRIBUTE.findall(self._directory.search_filter)}
         names = [
             canonical_name(value.decode("utf-8", "replace"))
@@ -340,13 +352,13 @@ class Endpoint:
                 break
             if self._clock() - since <= IDLE_S and _is_alive(connection):
                 return connection, True
-            connection.strategy.close()
+            _discard(connection)
         return self._open(deadline), False
 
     def _give_back(self, idle: deque[tuple[Any, float]], connection: Any) -> None:  # noqa: ANN401
         """Keep a connection for the next call, if it still is one."""
         if connection.closed or len(idle) >= self._directory.pool_size_count:
-            connection.strategy.close()
+            _discard(connection)
         else:
             idle.append((connection, self._clock()))
 
@@ -369,7 +381,7 @@ class Endpoint:
             if self._directory.start_tls and tls is not None:
                 self._start_tls(connection, tls, deadline)
         except BaseException as error:
-            connection.strategy.close()
+            _discard(connection)
             if tls is not None and tls.problem and isinstance(error, Exception):
                 raise BackendUnavailable(self._directory.name, 0.0, tls.problem) from None
             raise
@@ -391,6 +403,14 @@ class Endpoint:
     def _refused(self, what: str, connection: Any) -> BackendUnavailable:  # noqa: ANN401
         code = connection.result["description"] if connection.result else "nothing"
         return BackendUnavailable(self._directory.name, 0.0, f"{what} answered with {code}")
+
+
+def _discard(connection: Any) -> None:  # noqa: ANN401
+    """Close a connection in whatever state it is: ldap3 forgets sockets that never became connections."""
+    sock = connection.socket
+    connection.strategy.close()
+    if sock is not None:
+        sock.close()
 
 
 def _is_alive(connection: Any) -> bool:  # noqa: ANN401

@@ -78,7 +78,7 @@ class LockoutTable:
         self._failures.pop(user, None)
 
     def unlock(self, user: str) -> bool:
-        """End a lock and forget the failures, because an operator said so; return whether there was a lock."""
+        """End a lock and forget the failures, by an operator's word; return whether there was a lock."""
         was_locked = self.is_locked(user)
         self.locked_until.pop(user, None)
         self._failures.pop(user, None)
@@ -87,8 +87,8 @@ class LockoutTable:
     def locked(self) -> tuple[LockedUser, ...]:
         """Return every lock that has not ended, the one that ends first in front."""
         now = self._clock()
-        locks = [LockedUser(user, until, until - now) for user, until in self.locked_until.items() if until > now]
-        return tuple(sorted(locks, key=lambda lock: lock.until))
+        ends = sorted((until, user) for user, until in self.locked_until.items() if until > now)
+        return tuple(LockedUser(user, until, until - now) for until, user in ends)
 
     def tracked_count(self) -> int:
         """Return how many users have an entry, locked or not."""

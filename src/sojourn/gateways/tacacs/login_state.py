@@ -6,9 +6,11 @@ What is remembered of a password is a digest under a key that lives and dies wit
 
 from __future__ import annotations
 
+import asyncio
 import os
 import time
 from collections import OrderedDict
+from collections.abc import Awaitable, Callable
 from hashlib import blake2b
 from typing import Final
 
@@ -22,6 +24,10 @@ PASS: Final = 1
 FAIL: Final = 2
 ERROR: Final = 7
 """Outcomes; the numbers are those of the authentication status. Source: RFC 8907 section 5.2."""
+
+
+VerifyKey = tuple[str, bytes, str]
+"""A user's name, the digest of the password offered, and the hash that it is to fit."""
 
 
 class Verdict(msgspec.Struct, frozen=True, gc=False):
@@ -64,6 +70,7 @@ class LoginState:
         self.verified: OrderedDict[str, Verified] = OrderedDict()
         self.remembered: OrderedDict[str, Remembered] = OrderedDict()
         self.totp_steps: dict[str, int] = {}
+        self._verifying: dict[VerifyKey, asyncio.Future[bool | None]] = {}
         self.digest: Final = blake2b(key=os.urandom(32), digest_size=16)
 
     def digest_of(self, password: bytes) -> bytes:
@@ -71,6 +78,28 @@ class LoginState:
         digest = self.digest.copy()
         digest.update(password)
         return digest.digest()
+
+    async def verify_once(self, key: VerifyKey, work: Callable[[], Awaitable[bool]]) -> bool:
+        """Do the work, or wait for the same work that another login does already.
+
+        A password that many sessions use falls out of the table for all of them at one moment: without this
+        each would compute the same slow hash.
+        """
+        while (under_way := self._verifying.get(key)) is not None:
+            fits = await asyncio.shield(under_way)
+            if fits is not None:
+                return fits
+            # Whoever did the work gave up; now it is our turn, or the next one's.
+        done: asyncio.Future[bool | None] = asyncio.get_running_loop().create_future()
+        self._verifying[key] = done
+        fits = None
+        try:
+            fits = await work()
+        finally:
+            del self._verifying[key]
+            if not done.done():
+                done.set_result(fits)
+        return fits
 
     def forget(self, user: str) -> None:
         """Drop what is remembered of a user's logins; lock-outs and used one-time codes stay."""

@@ -172,7 +172,7 @@ def _md4_mix(a: int, b: int, c: int, d: int, words: tuple[int, ...]) -> tuple[in
 def _des(key_bits: bytes, block: bytes) -> bytes:
     """Encrypt one block with DES, its 56 key bits given as 7 bytes."""
     bits = int.from_bytes(key_bits, "big")
-    # DES keeps a parity bit under each seven bits, and nobody looks at it. Three equal keys make 3DES plain DES.
+    # DES keeps a parity bit under each seven bits, which nobody looks at; 3DES with equal keys is plain DES.
     key = bytes((bits >> shift & 0x7F) << 1 for shift in range(49, -1, -7))
     encryptor = Cipher(TripleDES(key * 3), modes.ECB()).encryptor()  # noqa: S305 - one block, as RFC 2759 says
     return encryptor.update(block) + encryptor.finalize()

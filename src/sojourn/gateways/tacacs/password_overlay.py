@@ -46,10 +46,10 @@ def fingerprint(hashed: str) -> str:
 
 
 class PasswordOverlay:
-    """The overrides of every user, in memory and in one file; the gateway makes one and keeps it over
-    reloads.
+    """The overrides of every user, in memory and in one file.
 
-    One process writes the file. Reading happens once, when it is made.
+    The gateway makes one and keeps it over reloads. One process writes the file; it is read once, when this
+    is made.
 
     Raises: ConfigError: the file is there but cannot be used, or others may read it.
     """
@@ -81,7 +81,7 @@ class PasswordOverlay:
         except FileNotFoundError:
             return {}
         except OSError as error:
-            raise self._problem(f"a file that cannot be read ({error.strerror})", "a readable file") from error
+            raise self._problem(f"a file that cannot be read ({error.strerror})", "one that can") from error
         if mode & (stat.S_IRWXG | stat.S_IRWXO):
             raise self._problem(f"mode {stat.S_IMODE(mode):04o}", "mode 0600: it holds password hashes")
         try:

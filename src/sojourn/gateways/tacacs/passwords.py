@@ -34,7 +34,7 @@ MAX_ARGON2_MEMORY_KIB: Final = 1_048_576
 MAX_ARGON2_TIME_COUNT: Final = 32
 MAX_BCRYPT_COST: Final = 16
 MAX_SHA_CRYPT_ROUNDS: Final = 1_000_000
-"""Dearer hashes are refused: one login would hold a thread, and for SHA-crypt the interpreter, for seconds."""
+"""Dearer hashes are refused: a login would hold a thread, and for SHA-crypt the interpreter, for seconds."""
 
 MAX_PASSWORD_BYTES: Final = 4_096
 """Longer passwords never match; the limit is that of the crypt formats."""
@@ -48,6 +48,9 @@ _NONCE_BYTES: Final = 12
 
 TOTP_STEP_S: Final = 30
 TOTP_DIGITS: Final = 6
+MIN_TOTP_SECRET_BYTES: Final = 10
+"""RFC 4226 section 4 asks for 16, but 10 is what most authenticator programs were given."""
+
 TOTP_WINDOW_COUNT: Final = 1
 """Steps before and after the present one that are taken. Source: RFC 6238 section 5.2."""
 
@@ -182,6 +185,13 @@ def unseal(sealed: str, key: Secret, user: str) -> bytes | None:
         return None
 
 
+def check_sealed(sealed: Secret, key: Secret, user: str) -> str | None:
+    """Return what is wrong with a user's sealed secret, in words, or None."""
+    if unseal(sealed.reveal(), key, user) is None:
+        return "a secret that was not sealed with this seal_key for this user"
+    return None
+
+
 def _associated(user: str) -> bytes:
     return b"sojourn tacacs user\0" + user.encode()
 
@@ -200,7 +210,7 @@ def check_totp_secret(secret: Secret) -> str | None:
         raw = pyotp.TOTP(secret.reveal()).byte_secret()
     except (binascii.Error, ValueError):
         return "a TOTP secret that is not base32"
-    return None if len(raw) >= 10 else "a TOTP secret of less than 80 bits"  # noqa: PLR2004  # RFC 4226 wants 128
+    return None if len(raw) >= MIN_TOTP_SECRET_BYTES else "a TOTP secret of less than 80 bits"
 
 
 def totp_step(secret: Secret, code: bytes, now: datetime) -> int | None:

@@ -8,10 +8,6 @@ is the value of ``cmd`` and of every ``cmd-arg``, joined by single spaces, witho
 are compared exactly (devices send keywords in full); a regular expression is *searched* in the whole line,
 so write ``/^show .*$/`` to bind both ends. Python's ``re`` has no time limit, so ``sojourn check`` refuses
 what can take exponential time, and a line above ``MAX_LINE_CHARS`` is denied without being compared.
-
-Attributes of a session authorization follow what devices have met for thirty years in the tac_plus family:
-the device's mandatory pair (``=``) must be granted by the rule, or the answer is FAIL; its optional pair
-(``*``) may be dropped or replaced, which is said with PASS_REPL; everything else is PASS_ADD.
 """
 
 from __future__ import annotations
@@ -25,11 +21,8 @@ import msgspec
 
 from sojourn.gateways.tacacs.config import Rule, TacacsSettings
 from sojourn.gateways.tacacs.devices import parse_address, parse_network
+from sojourn.gateways.tacacs.pairs import FAIL, PASS_ADD, PASS_REPL, command_line, merge_pairs
 from sojourn.gateways.tacacs.windows import Window
-
-PASS_ADD: Final = 0x01
-PASS_REPL: Final = 0x02
-FAIL: Final = 0x10
 
 NO_RULE: Final = "(none)"
 DENIED_TEXT: Final = "Not authorized"
@@ -45,8 +38,6 @@ CACHED_PEERS_COUNT: Final = 2_048
 
 CACHED_ARGS_CHARS: Final = 1_024
 """Requests with more text are decided afresh each time, so that a peer cannot fill the memory."""
-
-_IDENTIFYING: Final = frozenset(("service", "protocol", "cmd", "cmd-arg"))
 
 # What is wrong with a rule for a request, as a number: the hot loop compares nothing but small ints.
 _HOLDS, _DEVICE_GROUP, _USER_GROUP, _USER, _SERVICE = range(5)
@@ -92,50 +83,9 @@ class Step(msgspec.Struct, frozen=True):
     decision: Decision | None = None
 
 
-def service_of(args: Sequence[str]) -> str:
-    """Return the value of the first ``service`` pair, empty where there is none."""
-    for arg in args:
-        if arg.startswith(("service=", "service*")):
-            return arg[8:]
-    return ""
-
-
-def split_pair(arg: str) -> tuple[str, str, str]:
-    """Cut a pair at its first ``=`` or ``*`` into name, separator and value.
-
-    Returns: an empty separator where the argument has none.
-    Source: RFC 8907 section 6.1.
-    """
-    for index, char in enumerate(arg):
-        if char in "=*":
-            return arg[:index], char, arg[index + 1 :]
-    return arg, "", ""
-
-
 def is_regex(command: str) -> bool:
     """Tell whether a rule's command entry is a regular expression (``/.../``)."""
     return len(command) > 1 and command[0] == command[-1] == "/"
-
-
-def command_line(args: Sequence[str]) -> str | None:
-    """Return the command of a request as one line, or None for a session authorization.
-
-    Source: RFC 8907 section 6.1, ``cmd`` and ``cmd-arg``.
-    """
-    command = ""
-    words: list[str] = []
-    for arg in args:
-        name, _, value = split_pair(arg)
-        if name == "cmd" and not command:
-            command = value
-        elif name == "cmd-arg":
-            words.append(value)
-    if not command:
-        return None
-    if words and words[-1].lower() == "<cr>":
-        words.pop()
-    # One space between words: else "configure  terminal" would pass a rule that denies "configure terminal".
-    return " ".join(" ".join((command, *words)).split())
 
 
 class _Facts:
@@ -242,6 +192,7 @@ class Policy:
 
     def __init__(self, settings: TacacsSettings, now: Callable[[], dt.datetime] = _utc_now) -> None:
         self._rules = tuple(_Compiled(rule) for rule in settings.rules)
+        self._pairs = tuple((() if rule.searches else rule.prefixes, rule) for rule in self._rules)
         self._windowed = tuple(rule for rule in self._rules if rule.window is not None)
         self._now = now
         # An empty interval: the first decision sets it.
@@ -313,7 +264,7 @@ class Policy:
             return self._deny(NO_RULE, f"the command line is longer than {MAX_LINE_CHARS} characters")
         padded = facts.padded
         for prefixes, compiled in self._candidates(query, facts):
-            # Inline: for most rules of a long policy this is the whole work, and a call would cost three times it.
+            # Inline: for most rules of a long policy this is all the work, and a call costs three times it.
             if prefixes and not padded.startswith(prefixes):
                 continue
             if compiled.failed_for_request(facts) == _HOLDS:
@@ -321,7 +272,7 @@ class Policy:
         return self._deny(NO_RULE, "no rule matches")
 
     def _candidates(self, query: Query, facts: _Facts) -> tuple[_Candidate, ...]:
-        """Return the rules for this user, device and service, each with the prefixes that alone can rule it out."""
+        """Return the rules for this user, device and service, with prefixes that alone can rule one out."""
         key = (
             query.user,
             query.user_groups,
@@ -332,8 +283,7 @@ class Policy:
         )
         found = self._for_peer.get(key)
         if found is None:
-            rules = [rule for rule in self._rules if rule.failed_for_peer(query, facts) == _HOLDS]
-            found = tuple((() if rule.searches else rule.prefixes, rule) for rule in rules)
+            found = tuple(pair for pair in self._pairs if pair[1].failed_for_peer(query, facts) == _HOLDS)
             if len(self._for_peer) >= CACHED_PEERS_COUNT:
                 self._for_peer.clear()
             self._for_peer[key] = found
@@ -356,43 +306,6 @@ class Policy:
 
     def _deny(self, rule: str, reason: str, message: str = "") -> Decision:
         return Decision(False, FAIL, (), message or DENIED_TEXT, rule, reason, self._valid_until)
-
-
-def merge_pairs(asked: Sequence[str], granted: tuple[str, ...]) -> tuple[int, tuple[str, ...], str]:
-    """Weigh the device's pairs against those that a rule adds.
-
-    A pair ``name*value`` in ``granted`` also says that the device's own mandatory value is fine. An optional
-    pair of the device with an empty value is a question, not a claim, and needs no answer.
-
-    Returns: status, pairs of the REPLY, and a mandatory attribute that is not granted ("" = all are).
-    Source: RFC 8907 sections 6.1 and 6.2.
-    """
-    grants = [(*split_pair(pair), pair) for pair in granted]
-    kept: list[str] = []
-    settled: set[str] = set()
-    is_changed = False
-    for arg in asked:
-        name, separator, value = split_pair(arg)
-        if name in _IDENTIFYING or not separator:
-            kept.append(arg)
-            continue
-        own = [(sign, wanted) for grant, sign, wanted, _ in grants if grant == name]
-        if separator == "=":
-            if ("=", value) not in own and not any(sign == "*" for sign, _ in own):
-                return FAIL, (), name
-            settled.add(name)
-            kept.append(arg)
-        elif not value:
-            kept.append(arg)
-        elif any(wanted == value for _, wanted in own):
-            settled.add(name)
-            kept.append(arg)
-        else:
-            is_changed = True
-    added = tuple(pair for name, _, _, pair in grants if name not in settled)
-    if is_changed:
-        return PASS_REPL, (*kept, *added), ""
-    return PASS_ADD, added, ""
 
 
 def _is_too_long(facts: _Facts) -> bool:

@@ -8,9 +8,8 @@ used one-time codes. What the state remembers of a password is tied to the very 
 An unknown user, a wrong password, a locked, disabled or expired account look alike to the peer and take
 alike: for a name that does not exist the work is done with a *stand-in*, a user chosen by a secret digest
 of the name, and always the same one. Whom nobody can be is never counted, so that invented names fill no
-table. What cannot be
-hidden: where strangers from a directory may log in, a local user takes as long as a hash and a stranger as
-long as the directory.
+table. What cannot be hidden: where strangers from a directory may log in, a local user takes as long as a
+hash and a stranger as long as the directory.
 
 Knows nothing of packets or prompts. A backend that does not answer is ERROR, never FAIL.
 """
@@ -125,8 +124,7 @@ class Users:
         self._new_digest = state.digest.copy
 
     def check_password_now(self, user: str, password: bytes) -> Verdict | None:
-        """Answer at once if this password of this user was verified a moment ago; None = the slow way is
-        needed.
+        """Answer at once if this password was verified a moment ago; None = the slow way is needed.
 
         Only PASS is ever answered here: every other answer has to take as long as a hash.
         """
@@ -173,7 +171,7 @@ class Users:
         return self._decide(record, password, step, groups, "" if fits else reason)
 
     def needs_otp_prompt(self, user: str) -> bool:
-        """Tell whether an ASCII login asks for a one-time code; unknown users are treated like some known one."""
+        """Tell whether an ASCII login asks for a one-time code; unknown users are like some known one."""
         record = self._records.get(user)
         if record is None and self._may_be_stranger(user):
             return False
@@ -287,12 +285,15 @@ class Users:
     async def _verify(self, record: _Record, password: bytes) -> bool:
         """Compare with the user's hash; one without a password costs the same."""
         hashed = self._hash_of(record)
-        fits = await self._offload.run(verify_password, hashed or DUMMY_HASH, password)
+        key = (record.name, self._state.digest_of(password), hashed)
+        fits = await self._state.verify_once(
+            key, lambda: self._offload.run(verify_password, hashed or DUMMY_HASH, password)
+        )
         # A password that was changed while we computed does not count any more.
         return fits and bool(hashed) and bool(password) and self._hash_of(record) == hashed
 
     async def _check_stranger(self, user: str, password: bytes) -> Verdict:
-        """Ask the directories in order; the first one that knows the user decides, and so does one that is down."""
+        """Ask the directories in order; the first that knows the user decides, or that is down."""
         lock_key = _fold(user)
         is_locked = self._state.lockout.is_locked(lock_key)
         answer = ldap.DirectoryAnswer(ldap.UNKNOWN, "unknown user")
@@ -393,7 +394,9 @@ class Users:
 
     def _override(self, record: _Record) -> Override | None:
         overlay = self._state.overlay
-        return overlay.find(record.name, record.file_hash) if overlay is not None and record.file_hash else None
+        if overlay is None or not record.file_hash:
+            return None
+        return overlay.find(record.name, record.file_hash)
 
     def _hash_of(self, record: _Record) -> str:
         override = self._override(record)

@@ -78,7 +78,11 @@ class PostgresRows:
                 self._settings.dsn.reveal(),
                 timeout=timeout_s,
                 command_timeout=timeout_s,
-                server_settings={"application_name": "sojourn accounting"},
+                server_settings={
+                    "application_name": "sojourn accounting",
+                    # The server gives up as well: a batch of ours must not wait there for a lock behind the next one.
+                    "statement_timeout": str(max(int(timeout_s * 1000), 1)),
+                },
             )
         except (asyncpg.PostgresError, OSError, TimeoutError) as error:
             raise self._unavailable(error) from None
@@ -88,6 +92,8 @@ class PostgresRows:
         try:
             migrations = read_migrations(files(__package__) / "migrations")
             await migrate(connection, migrations, schema=self._settings.schema, component=COMPONENT)
+            # No rows at all still need a table, the right to insert, and a server that is no standby.
+            await connection.execute(self._statement, "[]")
         except (asyncpg.PostgresError, asyncpg.InterfaceError) as error:
             raise self._unavailable(error) from error
         return True

@@ -133,7 +133,7 @@ class RecordIds:
             self._last_ms = milliseconds
             digits = f"{milliseconds:012x}"
             self._begin = f"{digits[:8]}-{digits[8:]}-7{self._random_bits(12):03x}-"
-            # The variant's bits, then one bit less than there is room for, so that counting up never overflows.
+            # The variant's bits, then one bit less than there is room for: counting up never overflows.
             self._low = 0x8 << 60 | self._random_bits(61)
         else:
             self._low += 1

@@ -27,6 +27,7 @@ import socket
 import ssl
 from collections.abc import Sequence
 from datetime import datetime
+from functools import lru_cache
 from urllib.parse import urlsplit
 
 from sojourn.errors import BackendUnavailable, LimitExceeded
@@ -46,7 +47,6 @@ DEFAULT_PORTS = {"tcp": 514, "tls": 6514, "udp": 514}
 """Source: RFC 6587 section 3.2 (custom, not rule); RFC 5425 section 4.1; RFC 5426 section 3.3."""
 
 _IGNORED_BYTES = 65_536
-_ESCAPED = re.compile(r'(["\\\]])')
 _NOT_IN_HEADER = re.compile(r"[^!-~]")
 _ELSEWHERE = {"record_id", "stored_at", "node", "flags", "args"}
 _PARAMS = tuple(name for name in Record.__struct_fields__ if name not in _ELSEWHERE)
@@ -69,7 +69,7 @@ class SyslogFormat:
         for name in _PARAMS:
             value = getattr(record, name)
             if value is not None:
-                params.append(f'{name}="{_escape(str(value))}"')
+                params.append(f'{name}="{_escape(value) if isinstance(value, str) else value}"')
         params.extend([f'arg="{_escape(arg)}"' for arg in record.args])
         subject = f"{record.user or '-'} on {record.device}"
         text = f"{record.flags} {subject}: {record.cmd}" if record.cmd else f"{record.flags} {subject}"
@@ -79,9 +79,10 @@ class SyslogFormat:
 
 
 def _escape(value: str) -> str:
-    return _ESCAPED.sub(r"\\\1", value)
+    return value.replace("\\", "\\\\").replace('"', '\\"').replace("]", "\\]")
 
 
+@lru_cache(maxsize=256)
 def _header_text(text: str, max_length: int = 255) -> str:
     """Return what a header field may hold: printable ASCII without spaces, ``-`` for nothing."""
     return _NOT_IN_HEADER.sub("_", text)[:max_length] or "-"

@@ -8,9 +8,9 @@ fails too the sink is *down*: everything that waits, and everything offered from
 instead of after a timeout, while this task keeps opening the sink with growing, jittered pauses. So the
 writer is its own circuit breaker with one probe.
 
-*On trial* is a sink that opened although opening proves little (UDP): it is offered records again, but is
-called up only when it has stored some; until then another failure belongs to the same incident and rings no
-second alarm.
+*On trial* is a sink that opened although that proves little: because it is UDP, or because it opened just as
+well before and then failed to store. It is offered records again, but is called up only when it has stored
+some; until then another failure belongs to the same incident and rings no second alarm.
 
 Knows nothing of what a sink is or of other sinks.
 """
@@ -151,7 +151,7 @@ class Writer:
         self._pending: list[Waiter] = []
         self._in_flight: Sequence[Waiter] = ()
         self._refusal: str | None = None
-        self._is_open = self._is_closing = self._is_idle = False
+        self._is_open = self._is_closing = self._is_idle = self._is_doubtful = False
         self._work = asyncio.Event()
         self._timer: asyncio.TimerHandle | None = None
         self._stored = self._failed = self._batches = self._failures = 0
@@ -223,22 +223,26 @@ class Writer:
         self._work.clear()
         # Closing may have come between the caller's look and this one.
         if not self._is_closing and not self._pending:
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(within_s):
-                    await self._work.wait()
+            if within_s is None:
+                await self._work.wait()
+            else:
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(within_s):
+                        await self._work.wait()
         self._is_idle = False
 
     async def _try_to_open(self) -> bool:
         try:
             is_proven = await self.sink.open()
         except Exception as error:  # noqa: BLE001 - whatever a sink raises, the daemon and the other sinks go on
+            self._is_doubtful = False
             await self._goes_down(error)
             return False
         else:
             self._is_open = True
             if not self._is_closing:
                 self._refusal = None
-            if is_proven:
+            if is_proven and not self._is_doubtful:
                 self._comes_up()
             else:
                 self.health = TRIAL
@@ -261,9 +265,11 @@ class Writer:
     async def _store_once_more(self) -> None:
         """Store what is left of the batch over a fresh opening, or give up on everything that waits."""
         began = self._clock()
+        self._is_doubtful = False
         try:
             await self._close_sink()
             await self.sink.open()
+            self._is_doubtful = True
             await self._store(self._in_flight)
         except Exception as error:  # noqa: BLE001 - see _try_to_open
             waiting, self._in_flight = [*self._in_flight, *self._pending], ()
@@ -287,6 +293,7 @@ class Writer:
         else:
             self._in_flight = self._in_flight[len(waiters) :]
             self._batches += 1
+            self._is_doubtful = False
             self._backoff.reset()
             self._settle(waiters, None)
             if self.health != UP:

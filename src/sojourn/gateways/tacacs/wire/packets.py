@@ -54,8 +54,8 @@ class Packet(msgspec.Struct, gc=False):
 
     def __repr__(self) -> str:
         return (
-            f"Packet(version={self.version:#04x}, type={self.type}, seq_no={self.seq_no}, flags={self.flags:#04x},"
-            f" session_id={self.session_id:#010x}, body=<{len(self.body)} bytes>)"
+            f"Packet(version={self.version:#04x}, type={self.type}, seq_no={self.seq_no},"
+            f" flags={self.flags:#04x}, session_id={self.session_id:#010x}, body=<{len(self.body)} bytes>)"
         )
 
 

@@ -1,0 +1,32 @@
+"""``sojourn decode``: captured bytes in words."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from sojourn.cli.output import print_text
+from sojourn.cli.secret_input import read_optional_secret
+from sojourn.gateways.tacacs.wire.describe import describe, packets_from_hex
+
+app = typer.Typer(no_args_is_help=True, help="Captured bytes in words.")
+
+
+@app.command()
+def tacacs(
+    text: Annotated[
+        str, typer.Argument(metavar="[HEX]", help="Hexadecimal digits; by default standard input.")
+    ] = "-",
+    key_file: Annotated[str | None, typer.Option(metavar="FILE", help="File with the device's key.")] = None,
+    key_env: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Variable with the device's key.")
+    ] = None,
+    max_length_bytes: Annotated[int, typer.Option(min=1, help="Largest body.")] = 65_536,
+) -> None:
+    """Describe TACACS+ packets; without a key only the headers of obfuscated ones."""
+    key = read_optional_secret(env=key_env, file=key_file)
+    secret = None if key is None else key.reveal().encode()
+    packets = packets_from_hex(sys.stdin.read() if text == "-" else text, max_length_bytes)
+    print_text("\n\n".join("\n".join(describe(packet, secret)) for packet in packets))

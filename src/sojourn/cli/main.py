@@ -1,0 +1,79 @@
+"""The ``sojourn`` command.
+
+Exit codes: 0 fine, 1 failed, 2 bad usage or bad configuration (all problems printed, nothing started).
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+from typing import Annotated
+
+import typer
+
+from sojourn import __version__
+from sojourn.cli import config as config_commands
+from sojourn.cli import decode, probe, sessions, tacacs
+from sojourn.cli.options import ConfigOption, find_config, is_configured, load_config
+from sojourn.cli.output import FINE, ReportingGroup, print_text
+from sojourn.config import load
+
+app = typer.Typer(
+    cls=ReportingGroup,
+    name="sojourn",
+    help="Session servers that keep the conversation alive.",
+    context_settings={"help_option_names": ["-h", "--help"]},
+    # A traceback with local variables could show a secret.
+    pretty_exceptions_enable=False,
+)
+app.add_typer(config_commands.app, name="config")
+app.add_typer(sessions.app, name="sessions")
+app.add_typer(decode.app, name="decode")
+app.add_typer(probe.app, name="probe")
+app.add_typer(tacacs.app, name="tacacs")
+app.command()(sessions.trace)
+app.command()(sessions.drain)
+app.command()(sessions.reload)
+
+
+def main() -> None:
+    """Run the command line; what the ``sojourn`` entry point calls."""
+    app()
+
+
+@app.callback(invoke_without_command=True)
+def begin(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
+) -> None:
+    """Session servers that keep the conversation alive."""
+    if version:
+        print_text(f"sojourn {__version__}")
+        raise typer.Exit(FINE)
+    if context.invoked_subcommand is None:
+        print_text(context.get_help())
+
+
+@app.command()
+def run(
+    config: ConfigOption = None,
+    demo: Annotated[bool, typer.Option(help="Run on made-up devices and users instead.")] = False,
+) -> None:
+    """Run every configured gateway until SIGTERM or Ctrl-C; without any configuration, the demo."""
+    if demo or not is_configured(config):
+        from sojourn.app import run_demo  # noqa: PLC0415 - the server's parts only where they are wanted
+
+        run_demo()
+        return
+    settings = load_config(config)
+    from sojourn.app import run as run_server  # noqa: PLC0415 - as above
+
+    run_server(settings, functools.partial(load, find_config(config), os.environ))
+
+
+@app.command()
+def check(config: ConfigOption = None) -> None:
+    """Check the configuration; exit code 2 and every problem if it has any."""
+    load_config(config)
+    found = find_config(config)
+    print_text(f"{found or 'no file, defaults and environment only'}: no problems")

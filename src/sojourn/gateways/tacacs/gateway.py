@@ -1,0 +1,166 @@
+"""The TACACS+ gateway: names framing, codec, sessions and handlers for the core, and swaps configurations.
+
+Boring on purpose: rules of the wire are in ``session``, decisions in ``handlers``.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterable
+from operator import attrgetter
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from sojourn.core.events import EventKind
+from sojourn.core.gateway import Gateway
+from sojourn.core.table import Mode
+from sojourn.errors import RemoteProtocolError
+from sojourn.gateways.tacacs.accounting import Accounting
+from sojourn.gateways.tacacs.accounting.record import RecordMaker
+from sojourn.gateways.tacacs.devices import DeviceTable, KeyRing
+from sojourn.gateways.tacacs.directory import Directories
+from sojourn.gateways.tacacs.handlers import router
+from sojourn.gateways.tacacs.login_state import LoginState
+from sojourn.gateways.tacacs.password_overlay import PasswordOverlay
+from sojourn.gateways.tacacs.policy import Policy
+from sojourn.gateways.tacacs.session import Snapshot, TacacsCodec, TacacsSession, error_reply
+from sojourn.gateways.tacacs.users import Users
+from sojourn.gateways.tacacs.wire import TacacsFraming
+
+if TYPE_CHECKING:
+    from sojourn.core.connection import Connection
+    from sojourn.core.peer import Peer
+    from sojourn.core.server import Server
+    from sojourn.core.session import Session
+    from sojourn.gateways.tacacs.config import TacacsSettings
+
+SINK_ALARM = EventKind("tacacs.sink_alarm", ("sink", "what"), level="error")
+"""The health of an accounting sink changed."""
+KEY_WARNING = EventKind("tacacs.key_warning", ("device", "key", "what"), level="warning")
+"""A device key is too old, too short or shared; the key itself is never shown, only its place."""
+
+_SECTION = "RFC 8907 section 10.5.1"
+
+
+class TacacsGateway(Gateway):
+    """A TACACS+ server: RFC 8907 on plain TCP, RFC 9887 on TLS.
+
+    Args:
+        settings: ``[tacacs]``, without problems.
+        passwords_file: where passwords are kept that users changed themselves; None: CHPASS is refused.
+    """
+
+    name: ClassVar[str] = "tacacs"
+    router = router
+    session_class = TacacsSession
+    session_key = attrgetter("session_id")
+    body_of = attrgetter("body")
+    first_mode = Mode.NEGOTIATING
+    inbox_limit_count = 1
+    pauses_when_full = False
+
+    def __init__(self, settings: TacacsSettings, *, passwords_file: Path | None = None) -> None:
+        self._settings = settings
+        self._passwords_file = passwords_file
+        self.config: Snapshot | None = None  # type: ignore[assignment]  # made by start
+        self._directories: list[Directories] = []
+        self._apply_limits(settings)
+
+    def _apply_limits(self, settings: TacacsSettings) -> None:
+        self.framing = TacacsFraming(settings.max_length_bytes)
+        self.limits = settings.limits
+        self.session_timeout_s = settings.session_timeout_s
+        self.max_sessions_per_connection_count = settings.max_sessions_per_connection_count
+
+    async def start(self, server: Server) -> None:
+        """Open the accounting sinks and make the first snapshot."""
+        await super().start(server)
+        overlay = PasswordOverlay(self._passwords_file) if self._passwords_file is not None else None
+        self._login_state = LoginState(server.clock, overlay)
+        self._records = RecordMaker(socket.gethostname())
+        self.accounting = Accounting(self._settings.accounting, server.clock, on_alarm=self._alarm)
+        await self.accounting.start()
+        self._swap(self._settings)
+
+    async def stop(self) -> None:
+        """Store what waits in the sinks, close directories."""
+        await self.accounting.close()
+        for directories in self._directories:
+            directories.close()
+
+    def reload(self, config: TacacsSettings) -> None:
+        """Swap the snapshot; what is remembered of passwords, lock-outs and keys goes on where it still holds."""
+        self._settings = config
+        self._apply_limits(config)
+        self._swap(config)
+        self.server.spawn(self.accounting.reconfigure(config.accounting))
+
+    def _swap(self, settings: TacacsSettings) -> None:
+        server, previous = self.server, self.config
+        for replaced in self._directories:
+            replaced.close()
+        directories = Directories(settings.directories, server.offload, server.breakers, server.clock)
+        self._directories = [directories]
+        self.config = Snapshot(
+            settings,
+            DeviceTable(settings.devices),
+            KeyRing(settings, previous.keys if previous is not None else None),
+            Users(settings, self._login_state, server.offload, directories, server.clock),
+            Policy(settings),
+            self.accounting,
+            self._records,
+        )
+        for view in self.config.keys.snapshot(server.events.unix_time(server.clock())):
+            for warning in view.warnings:
+                server.events.emit(KEY_WARNING, None, view.device, view.index, warning)
+
+    def _alarm(self, sink: str, what: str) -> None:
+        self.server.events.emit(SINK_ALARM, None, sink, what)
+
+    # Questions of the core
+
+    def admit(self, peer: Peer) -> None:
+        """Let configured devices in: by certificate over TLS, else by the longest matching prefix.
+
+        Raises: RemoteProtocolError for all others, before a byte is read.
+        """
+        if peer.is_tls:
+            device = self.config.devices.find_by_certificate(peer.certificate_names)
+            found = f"a certificate for {', '.join(peer.certificate_names) or 'nobody'}"
+        else:
+            device = self.config.devices.find(peer.address)
+            found = f"a connection from {peer.address}"
+            if device is not None and not device.secrets:
+                device = None
+                found += ", a device without secrets"
+        if device is None:
+            raise RemoteProtocolError(found, "a configured device", _SECTION)
+        peer.context = device
+
+    def codec(self, connection: Connection) -> TacacsCodec:
+        """Return the connection's codec; ``refuse`` needs it as well."""
+        codec = TacacsCodec(connection)
+        connection.state = codec
+        return codec
+
+    def refuse(self, connection: Connection, packet: Any, why: str) -> bytes | None:  # noqa: ARG002 - the contract
+        """Answer with the type's ERROR, so that the device turns to its next server at once."""
+        answer: bytes | None = connection.state.error_packet(packet)
+        return answer
+
+    def farewell(self, session: Session, error: BaseException) -> Any:  # noqa: ARG002 - the answer tells nothing of it
+        """Answer ERROR, never FAIL: the server could not decide. A key that does not fit ends the connection too."""
+        if session.connection.state.is_mismatched:
+            session.connection.table.drain()
+        return error_reply(session)  # type: ignore[arg-type]  # the core opens sessions of our class
+
+    # What the operator sees
+
+    def counters(self) -> Iterable[tuple[str, dict[str, str], float]]:
+        """Yield the state of sinks and lock-outs."""
+        for sink in self.accounting.snapshot():
+            labels = {"sink": sink.name}
+            yield "sojourn_tacacs_sink_stored_total", labels, sink.stored
+            yield "sojourn_tacacs_sink_waiting", labels, sink.waiting
+            yield "sojourn_tacacs_sink_is_up", labels, float(sink.is_up)
+        yield "sojourn_tacacs_locked_users", {}, len(self._login_state.lockout.locked())

@@ -1,0 +1,297 @@
+"""Who may say what when in TACACS+: sequence numbers, keys, versions, and how sessions share a connection.
+
+``TacacsCodec`` is the connection's side: it finds the key that fits and turns packets into messages. ``TacacsSession``
+is one exchange. Knows nothing of users, rules or sinks; what the messages mean is the handlers' matter.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from sojourn.core.session import Reason, Session
+from sojourn.core.table import Mode
+from sojourn.errors import LocalProtocolError, RemoteProtocolError, WireError
+from sojourn.gateways.tacacs.messages import (
+    AcctReply,
+    AcctStatus,
+    Action,
+    AuthenContinue,
+    AuthenReply,
+    AuthenStart,
+    AuthenStatus,
+    AuthenType,
+    AuthorReply,
+    AuthorStatus,
+    ContinueFlag,
+    Flag,
+    PacketType,
+    ReplyFlag,
+    Version,
+)
+from sojourn.gateways.tacacs.wire import Packet, decode_body, encode_body, encode_packet, obfuscate
+
+if TYPE_CHECKING:
+    from sojourn.core.connection import Connection
+    from sojourn.gateways.tacacs.accounting import Accounting
+    from sojourn.gateways.tacacs.accounting.record import RecordMaker
+    from sojourn.gateways.tacacs.config import Device, TacacsSettings
+    from sojourn.gateways.tacacs.devices import DeviceTable, KeyRing
+    from sojourn.gateways.tacacs.policy import Policy
+    from sojourn.gateways.tacacs.users import Users
+
+MAX_SEQ_NO = 255
+KEY_NOTE_INTERVAL_S = 1.0
+"""A key's last use is stamped this often at most: once per session would cost 0.2 us of each."""
+
+_MINOR_ONE_TYPES = frozenset({AuthenType.PAP, AuthenType.CHAP, AuthenType.MSCHAP, AuthenType.MSCHAPV2})
+_ERRORS = {
+    PacketType.AUTHEN: AuthenReply(AuthenStatus.ERROR),
+    PacketType.AUTHOR: AuthorReply(AuthorStatus.ERROR),
+    PacketType.ACCT: AcctReply(AcctStatus.ERROR),
+}
+
+
+class Snapshot(NamedTuple):
+    """Everything that one configuration decides, made at once and never changed; a session keeps its own.
+
+    ``accounting`` and ``records`` are the gateway's and outlive snapshots: a record is stored wherever the
+    present configuration says.
+    """
+
+    settings: TacacsSettings
+    devices: DeviceTable
+    keys: KeyRing
+    users: Users
+    policy: Policy
+    accounting: Accounting
+    records: RecordMaker
+
+
+class TacacsSession(Session):
+    """One authentication, authorization or accounting exchange.
+
+    Always true: ``seq_no`` is the number of the last packet in either direction; the client may send exactly when
+    it is even. Source: RFC 8907 section 4.1.
+    """
+
+    version: int = 0
+    type: int = 0
+    seq_no: int = 0
+
+    def take(self, message: Any) -> None:
+        """Take a CONTINUE; an ABORT ends the session whatever it waits for (RFC 8907 section 5.4.3)."""
+        if type(message) is AuthenContinue and message.flags & ContinueFlag.ABORT:
+            self.close(Reason.ABORTED)
+        else:
+            Session.take(self, message)
+
+    async def ask_user(self, status: int, prompt: str, *, echo: bool = True) -> bytes:
+        """Ask the user for something and return what was typed.
+
+        Raises: TimeoutError after the prompt's deadline; ConnectionLost.
+        """
+        question = AuthenReply(status, 0 if echo else ReplyFlag.NOECHO, prompt)
+        answer = await self.ask(question, AuthenContinue, within_s=self.config.settings.prompt_timeout_s)
+        return bytes(answer.user_msg)
+
+    @property
+    def device(self) -> Device:
+        """Return the device that the connection was admitted as."""
+        return self.connection.peer.context  # type: ignore[no-any-return]  # set by the gateway's admit
+
+
+class TacacsCodec:
+    """Packets to messages for one connection, remembering the key that fits.
+
+    Life: made with the connection. Always true: once ``is_mismatched`` no session is opened on the connection any
+    more (RFC 8907 sections 4.4 and 10.5.2).
+    """
+
+    __slots__ = (
+        "_connection",
+        "_is_tls",
+        "_key",
+        "_keys",
+        "_noted",
+        "_wants_single_connect",
+        "is_mismatched",
+    )
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._is_tls = connection.peer.is_tls
+        self._key: bytes | None = None
+        self._keys: KeyRing | None = None
+        self._noted = 0.0
+        self._wants_single_connect = False
+        self.is_mismatched = False
+
+    # Receiving
+
+    def decode(self, session: TacacsSession, packet: Packet) -> Any:
+        """Return the message in ``packet``.
+
+        Raises: WireError, with the rule that is broken; the gateway's farewell answers it.
+        """
+        seq_no = packet.seq_no
+        if session.seq_no == 0:
+            session.version, session.type, session.seq_no = packet.version, packet.type, seq_no
+            if seq_no != 1:
+                raise WireError(f"a first packet with seq_no {seq_no}", "seq_no 1", "RFC 8907 section 4.1")
+            if self._connection.table.mode == Mode.NEGOTIATING:
+                self._wants_single_connect = bool(packet.flags & Flag.SINGLE_CONNECT)
+        else:
+            self._check_order(session, packet)
+            session.seq_no = seq_no
+        if bool(packet.flags & Flag.UNENCRYPTED) is not self._is_tls:
+            self.is_mismatched = True
+            raise self._flag_error()
+        if session.type not in _ERRORS:
+            raise WireError(f"packet type {packet.type}", "1, 2 or 3", "RFC 8907 section 4.1")
+        message = self._open(session, packet)
+        if session.version != Version.DEFAULT or type(message) is AuthenStart:
+            self._check_version(session, message)
+        return message
+
+    def _check_order(self, session: TacacsSession, packet: Packet) -> None:
+        if packet.seq_no != session.seq_no + 1 or not packet.seq_no & 1:
+            found, session.seq_no = packet.seq_no, MAX_SEQ_NO
+            raise WireError(f"seq_no {found}", "our last one plus 1", "RFC 8907 section 4.1")
+        if packet.seq_no == MAX_SEQ_NO:
+            session.seq_no = MAX_SEQ_NO
+            raise WireError("seq_no 255", "a session that ends before", "RFC 8907 section 4.1")
+        if packet.type != session.type or packet.version != session.version:
+            session.seq_no = packet.seq_no
+            raise WireError("another type or version", "those of the first packet", "RFC 8907 section 4.1")
+
+    def _flag_error(self) -> WireError:
+        if self._is_tls:
+            return WireError("a packet without UNENCRYPTED", "the flag set over TLS", "RFC 9887 section 4")
+        return WireError("a packet with UNENCRYPTED", "an obfuscated body", "RFC 8907 section 4.5")
+
+    def _open(self, session: TacacsSession, packet: Packet) -> Any:
+        if self._is_tls:
+            return self._decode_body(session, packet, packet.body)
+        keys = session.config.keys
+        key = self._key
+        if key is not None and keys is self._keys:
+            if session.started - self._noted > KEY_NOTE_INTERVAL_S:
+                self._note(session, key)
+            try:
+                body = obfuscate(packet.body, key, packet.session_id, packet.version, packet.seq_no)
+                return self._decode_body(session, packet, body)
+            except WireError:
+                if packet.seq_no != 1:
+                    self.is_mismatched = True
+                    raise
+        return self._try_keys(session, packet)
+
+    def _try_keys(self, session: TacacsSession, packet: Packet) -> Any:
+        """Find the key that fits, the most recently successful first: rotation needs no moment of truth."""
+        keys = session.config.keys
+        candidates = keys.candidates(session.device)
+        error: WireError | None = None
+        for key in candidates:
+            body = obfuscate(packet.body, key, packet.session_id, packet.version, packet.seq_no)
+            try:
+                message = self._decode_body(session, packet, body)
+            except WireError as mismatch:
+                error = error or mismatch
+                continue
+            self._key, self._keys = key, keys
+            self._note(session, key)
+            return message
+        self.is_mismatched = True
+        if self._key is None and candidates:
+            self._key = candidates[0]
+        if error is None or len(candidates) != 1:
+            raise WireError(
+                f"a body that none of {len(candidates)} keys of device {session.device.name} opens",
+                "one of its keys",
+                "RFC 8907 section 4.5",
+            )
+        raise error
+
+    def _note(self, session: TacacsSession, key: bytes) -> None:
+        self._noted = session.started
+        keys = session.config.keys
+        keys.note_used(
+            session.device,
+            keys.index_of(session.device, key),
+            session.gateway.server.events.unix_time(session.started),
+        )
+
+    @staticmethod
+    def _decode_body(session: TacacsSession, packet: Packet, body: bytes) -> Any:
+        quirks = session.device.quirks
+        if not quirks:
+            return decode_body(packet.type, packet.seq_no, body)
+        return decode_body(
+            packet.type,
+            packet.seq_no,
+            body,
+            bare_args="arg-without-separator" in quirks,
+            empty_args="zero-length-arg" in quirks,
+        )
+
+    @staticmethod
+    def _check_version(session: TacacsSession, message: Any) -> None:
+        """Minor version 1 is for PAP, CHAP and MS-CHAP, 0 for all else (RFC 8907 section 4.1, table 1)."""
+        if isinstance(message, AuthenStart):
+            wants_one = message.authen_type in _MINOR_ONE_TYPES and message.action == Action.LOGIN
+            is_known = message.authen_type in _MINOR_ONE_TYPES or message.authen_type == AuthenType.ASCII
+            if not is_known or (session.version == Version.ONE) is wants_one:
+                return
+        elif session.type == PacketType.AUTHEN or "minor-version-on-author" in session.device.quirks:
+            return
+        raise RemoteProtocolError(
+            f"minor version {session.version & 0x0F} on {type(message).__name__}",
+            "the minor version of the request's kind",
+            "RFC 8907 section 4.1",
+        )
+
+    # Sending
+
+    def encode(self, session: TacacsSession, message: Any) -> bytes:
+        """Return the packet of our next message in the session."""
+        if type(message) is Packet:
+            return encode_packet(message.version, message.type, message.seq_no, 0, message.session_id, b"")
+        seq_no = session.seq_no + 1
+        if seq_no > MAX_SEQ_NO or seq_no & 1:
+            raise LocalProtocolError(f"seq_no {seq_no} of ours", "an even one below 255", "RFC 8907 section 4.1")
+        session.seq_no = seq_no
+        return self.packet(session.version, session.type, seq_no, session.key, encode_body(message))
+
+    def packet(self, version: int, packet_type: int, seq_no: int, session_id: Hashable, body: bytes) -> bytes:
+        """Return a whole packet of ours; the connection's first one answers the offer of single-connection mode."""
+        flags = Flag.UNENCRYPTED if self._is_tls else 0
+        table = self._connection.table
+        if table.mode == Mode.NEGOTIATING:
+            is_granted = (
+                self._wants_single_connect and not self.is_mismatched and self._connection.peer.context.single_connect
+            )
+            if is_granted:
+                flags |= Flag.SINGLE_CONNECT
+            table.negotiated(multi=is_granted)
+        return encode_packet(version, packet_type, seq_no, flags, session_id, body, self._key)  # type: ignore[arg-type]  # the key of a TACACS+ session is its session_id
+
+    def error_packet(self, packet: Packet) -> bytes | None:
+        """Return the ERROR that refuses a packet for which no session may open; None where none can be said."""
+        error = _ERRORS.get(packet.type)
+        if error is None or packet.seq_no != 1 or (self._key is None and not self._is_tls):
+            return None
+        return self.packet(packet.version, packet.type, 2, packet.session_id, encode_body(error))
+
+
+def error_reply(session: TacacsSession) -> Any:
+    """Return the session's ERROR, or None where it is not our turn to speak.
+
+    A type that is unknown is answered with its own header and no body (RFC 8907 section 3.6).
+    """
+    if not session.seq_no & 1 or session.seq_no >= MAX_SEQ_NO:
+        return None
+    known = _ERRORS.get(session.type)
+    if known is not None:
+        return known
+    return Packet(session.version, session.type, session.seq_no + 1, 0, session.key, b"")  # type: ignore[arg-type]  # as above

