@@ -1,4 +1,4 @@
-"""What the tests of the launchers share: a directory that every user can enter, and watching processes end."""
+"""What the tests of the launchers share: a directory that all can enter, and watching processes end."""
 
 from __future__ import annotations
 

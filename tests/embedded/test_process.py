@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,7 +14,7 @@ import pytest
 
 from sojourn.embedded.account import ourselves
 from sojourn.embedded.postgres import PostgresServer
-from sojourn.embedded.process import Deadline, Program, Supervisor, run_once
+from sojourn.embedded.process import Deadline, Program, run_once
 from sojourn.embedded.valkey import ValkeyServer
 from sojourn.errors import BackendUnavailable
 
@@ -60,7 +61,7 @@ def test_kill_9_of_the_supervisor_ends_the_server(run, watch, ended, server):
             # It starts again with another supervisor; nobody was left to remove the first one's directory.
             await server.start()
             assert server.is_running
-            subprocess.run(["rm", "-r", str(place.parent)], check=True)
+            shutil.rmtree(place.parent)
 
     run(scenario())
 
@@ -73,18 +74,18 @@ def is_supervisor_of(pid: int, program: int) -> bool:
         return False
 
 
-def test_what_a_program_leaves_running_is_ended_with_it(run, watch, ended):
+def test_what_a_program_leaves_running_is_ended_with_it(run):
     """The supervisor adopts the children of a program that ends, and ends them."""
 
     async def scenario():
-        supervisor = Supervisor.open("a shell")
         script = "sleep 300 >/dev/null 2>&1 </dev/null & echo $!"
-        program = Program(argv=("/bin/sh", "-c", script), account=ourselves())
-        child = int(await supervisor.run(program, Deadline(20.0)))
-        await supervisor.close()
-        assert not Path(f"/proc/{child}").exists()
+        return int(
+            await run_once(
+                "a shell", Program(argv=("/bin/sh", "-c", script), account=ourselves()), Deadline(20.0)
+            )
+        )
 
-    run(scenario())
+    assert not Path(f"/proc/{run(scenario())}").exists()
 
 
 def test_a_program_sees_nothing_of_our_environment(run, monkeypatch):

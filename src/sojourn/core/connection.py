@@ -290,14 +290,16 @@ class Connection(asyncio.Protocol):
         manager.sessions_opened += 1
         timeout_s = gateway.session_timeout_s
         session = gateway.session_class(
-            manager.next_number(),
-            key,
-            gateway,
             self,
+            None,
+            deque(maxlen=manager.trace_limit) if self._records else None,
+            None,
+            gateway,
             gateway.config,
+            key,
+            manager.next_number(),
             now,
             now + timeout_s if timeout_s else 0.0,
-            deque(maxlen=manager.trace_limit) if manager.trace_limit else None,
         )
         self.table.live[key] = session
         return session

@@ -8,9 +8,12 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
 from sojourn.core.clock import Clock
+
+if TYPE_CHECKING:
+    from sojourn.core.session import Session
 
 
 class EventKind:
@@ -62,15 +65,15 @@ class Events:
 
     def __init__(self, clock: Clock, *, limit_count: int = 100_000, recent_count: int = 500) -> None:
         self._clock = clock
-        self._waiting: list[tuple[EventKind, float, str | None, tuple[Any, ...]]] = []
+        self._waiting: list[tuple[EventKind, float, Session | None, tuple[Any, ...]]] = []
         self._limit = limit_count
         self._views: list[View] = []
         self.recent: deque[Event] = deque(maxlen=recent_count)
         self.dropped = 0
         self._offset = datetime.now(UTC).timestamp() - clock()
 
-    def emit(self, kind: EventKind, session: str | None, *values: Any) -> None:
-        """Note that ``kind`` happened; costs one append."""
+    def emit(self, kind: EventKind, session: Session | None, *values: Any) -> None:
+        """Note that ``kind`` happened, in ``session`` where it concerns one; costs one append."""
         kind.count += 1
         waiting = self._waiting
         if len(waiting) < self._limit:
@@ -90,7 +93,10 @@ class Events:
         """Hand what has happened since the last flush to the views."""
         if not self._waiting:
             return
-        batch = [Event._make(row) for row in self._waiting]
+        batch = [
+            Event(kind, at, None if session is None else session.id, values)
+            for kind, at, session, values in self._waiting
+        ]
         self._waiting.clear()
         self.recent.extend(batch)
         for view in self._views:

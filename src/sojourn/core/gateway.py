@@ -123,10 +123,10 @@ class Gateway:
         """Tell the operator; called before the farewell."""
         where = str(session.connection.peer)
         if isinstance(error, (SojournError, TimeoutError)):
-            self.server.events.emit(SESSION_FAILED, session.id, reason, _in_words(error), where, session.about)
+            self.server.events.emit(SESSION_FAILED, session, reason, _in_words(error), where, session.about)
         else:
             self.server.events.emit(
-                HANDLER_FAILED, session.id, type(error).__name__, _raised_at(error), where, session.about
+                HANDLER_FAILED, session, type(error).__name__, _raised_at(error), where, session.about
             )
 
     def session_ended(self, session: Session, reason: str, *, failed: bool) -> None:

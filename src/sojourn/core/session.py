@@ -82,24 +82,24 @@ class Session(msgspec.Struct, eq=False):
     Units: ``deadline``, ``started`` and ``wait_until`` are points on the monotonic clock, in seconds; 0 = none.
     """
 
-    number: int
-    key: Hashable
-    gateway: Gateway
     connection: Connection
+    task: asyncio.Task[None] | None
+    trace: deque[Entry] | None
+    state: Any
+    gateway: Gateway
     config: Any
+    key: Hashable
+    number: int
     started: float
     deadline: float
-    trace: deque[Entry] | None
-    state: Any = None
-    about: str = ""
-    ended: str = ""
-    on_send_error: Callable[[Session, ConnectionLost], None] | None = None
-    outlives_connection: bool = False
-    task: asyncio.Task[None] | None = None
     waiter: asyncio.Future[Any] | None = None
     wait_until: float = 0.0
     inbox: deque[Any] | None = None
     pending: PendingTable | None = None
+    ended: str = ""
+    about: str = ""
+    on_send_error: Callable[[Session, ConnectionLost], None] | None = None
+    outlives_connection: bool = False
     others: list[Connection] | None = None
 
     @property
@@ -351,7 +351,7 @@ class Session(msgspec.Struct, eq=False):
         self.ended = reason
         task = self.task
         if task is not None:
-            if reason in (Reason.CLOSED, Reason.DEADLINE, Reason.LIMIT, Reason.PROTOCOL_ERROR):
+            if reason in (Reason.CLOSED, Reason.ABORTED, Reason.DRAINED, Reason.DEADLINE, Reason.LIMIT, Reason.PROTOCOL_ERROR):
                 cancel = task
             if task is not asyncio.current_task(self.connection.loop):
                 self.connection.manager.adopt(task)

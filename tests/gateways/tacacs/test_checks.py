@@ -89,7 +89,8 @@ def test_devices_need_a_way_to_be_known_and_good_keys() -> None:
     )
     found = list(settings.problems())
     assert [path for path, _, _ in found] == [
-        "devices[0].networks", "devices[1].secrets", "devices[2].secrets[0].value", "devices[2].secrets[2].value",
+        "devices[0].networks", "devices[1].secrets",
+        "devices[2].secrets[0].value", "devices[2].secrets[2].value",
     ]  # fmt: skip
     assert "8 characters" in found[2][1]
     assert "tooshort" not in repr(found)

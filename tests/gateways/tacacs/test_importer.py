@@ -16,8 +16,9 @@ from sojourn.gateways.tacacs.config import TacacsSettings
 from sojourn.gateways.tacacs.importer import Imported, import_tac_plus, toml
 from sojourn.gateways.tacacs.importer.patterns import NotConvertible, line_pattern
 from sojourn.gateways.tacacs.importer.tokens import tokenize
+from sojourn.gateways.tacacs.pairs import command_line
 from sojourn.gateways.tacacs.passwords import new_seal_key, seal, unseal
-from sojourn.gateways.tacacs.policy import Policy, Query, command_line, is_regex
+from sojourn.gateways.tacacs.policy import Policy, Query, is_regex
 
 SEAL_KEY = new_seal_key()
 
@@ -262,11 +263,12 @@ def test_everything_that_is_not_mapped_is_listed_with_its_line() -> None:
     lines = SAMPLE.split("\n")
     listed = {lines[item.line - 1].strip().split("  ")[0] for item in result.unmapped}
     for text in (
-        "accounting file = /var/log/acct", "default authentication = file /etc/passwd", 'prompt = "Hello: "',
-        "type = cisco", "enable = cleartext hostenable", "host = router.example.net {", "optional idletime = 10",
-        "group = empty { default service = permit", "maxsess = 2", "pap = cleartext papsecret", "login = PAM",
-        "login = nopassword", r"deny \d", 'before authorization "/bin/check $user"', "login = file /etc/tac_passwd",
-        r"permit = ^10\.1\.",
+        "accounting file = /var/log/acct", "default authentication = file /etc/passwd",
+        'prompt = "Hello: "', "type = cisco", "enable = cleartext hostenable",
+        "host = router.example.net {", "optional idletime = 10",
+        "group = empty { default service = permit", "maxsess = 2", "pap = cleartext papsecret",
+        "login = PAM", "login = nopassword", r"deny \d", 'before authorization "/bin/check $user"',
+        "login = file /etc/tac_passwd", r"permit = ^10\.1\.",
     ):  # fmt: skip
         assert text in listed
     assert [item.line for item in result.unmapped] == sorted(item.line for item in result.unmapped)
@@ -314,30 +316,35 @@ def test_short_keys_lower_the_limit_and_are_listed() -> None:
 
 def test_the_user_comes_before_the_group_and_the_group_before_its_group() -> None:
     """The first place that names a command decides about it."""
-    text = "key = k23456789012345678\n" + "\n".join(
-        [
-            "group = top { cmd = a { permit .* }\n cmd = b { permit .* }\n cmd = c { permit .* } }",
-            "group = mid { member = top\n cmd = a { permit .* }\n cmd = b { deny .* } }",
-            "user = u { member = mid\n cmd = a { deny .* } }",
-        ]
-    )
+    text = """
+key = k23456789012345678
+group = top { cmd = a { permit .* }
+  cmd = b { permit .* }
+  cmd = c { permit .* } }
+group = mid { member = top
+  cmd = a { permit .* }
+  cmd = b { deny .* } }
+user = u { member = mid
+  cmd = a { deny .* } }
+"""
     settings = loaded(imported(text))
     assert [decide(settings, "u", line, "any")[0] for line in "abc"] == [False, False, True]
 
 
 ARGUMENTS = (
-    "", "version", "version brief", "interfaces", "interface Gi0/1", "interfaces Te1", "run", "running-config", "ip bgp",
-    "xversion", "131.108.13.7", "131x108.13.7", "a]b", "word-1", "version <x>",
+    "", "version", "version brief", "interfaces", "interface Gi0/1", "interfaces Te1", "run",
+    "running-config", "ip bgp", "xversion", "131.108.13.7", "131x108.13.7", "a]b", "word-1",
+    "version <x>",
 )  # fmt: skip
 
 
 @pytest.mark.parametrize(
     "pattern",
     [
-        ".*", "^.*$", "^version", "^version .*", "version .*", "^version <cr>$", "version <cr>", "^<cr>$", "<cr>",
-        "^run", "run|ip", "^run|^ip", "^(run|ip)", "(^run|bgp)", "interfaces? (Gi|Te)[0-9/]+", "[^a-z <>]", "[]]",
-        "[0-9]+[.]108", r"131\.108", "^v.*n .*", "^ip bgp <cr>", ".+", "^[[:alpha:]]+ <cr>", "x{0,1}version",
-        "^a\\]b", "^.*bgp .*$",
+        ".*", "^.*$", "^version", "^version .*", "version .*", "^version <cr>$", "version <cr>",
+        "^<cr>$", "<cr>", "^run", "run|ip", "^run|^ip", "^(run|ip)", "(^run|bgp)",
+        "interfaces? (Gi|Te)[0-9/]+", "[^a-z <>]", "[]]", "[0-9]+[.]108", r"131\.108", "^v.*n .*",
+        "^ip bgp <cr>", ".+", "^[[:alpha:]]+ <cr>", "x{0,1}version", "^a\\]b", "^.*bgp .*$",
     ],
 )  # fmt: skip
 def test_a_converted_pattern_matches_what_the_old_one_did(pattern: str) -> None:
@@ -441,7 +448,7 @@ WORDS = st.sampled_from(
         "accounting",
         "file",
         "syslog",
-    ]  # fmt: skip
+    ]
 )
 
 

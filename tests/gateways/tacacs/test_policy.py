@@ -154,7 +154,8 @@ def test_source_networks_hold_v4_v6_and_mapped_addresses() -> None:
     """rem_addr is text of the device: an IPv4-mapped address is IPv4."""
     made = policy(Rule(name="r", source_networks=("192.0.2.0/24", "2001:db8::/32")))
     for address, is_in in (
-        ("192.0.2.77", True), ("::ffff:192.0.2.77", True), ("2001:db8::1", True), ("192.0.3.1", False), ("", False),
+        ("192.0.2.77", True), ("::ffff:192.0.2.77", True), ("2001:db8::1", True),
+        ("192.0.3.1", False), ("", False),
     ):  # fmt: skip
         assert made.decide(ask(rem_addr=address)).permit is is_in
 
@@ -266,7 +267,7 @@ def test_a_window_over_midnight_belongs_to_the_day_it_starts_on() -> None:
     zone=st.sampled_from(["Europe/Berlin", "Australia/Lord_Howe", "America/St_Johns", "UTC"]),
 )
 def test_nothing_changes_before_the_next_change(
-    instant: dt.datetime, start: int, end: int, zone: str
+    hours: float, first: dt.datetime, start: int, end: int, zone: str
 ) -> None:
     """Also where summer time begins or ends in between."""
     texts = [f"{minute // 60:02}:{minute % 60:02}" for minute in (start, end)]

@@ -160,7 +160,7 @@ class TacacsGateway(Gateway):
         """Yield the state of sinks and lock-outs."""
         for sink in self.accounting.snapshot():
             labels = {"sink": sink.name}
-            yield "sojourn_tacacs_sink_stored_total", labels, sink.stored
-            yield "sojourn_tacacs_sink_waiting", labels, sink.waiting
-            yield "sojourn_tacacs_sink_is_up", labels, float(sink.is_up)
+            yield "sojourn_tacacs_sink_stored_total", labels, sink.stored_count
+            yield "sojourn_tacacs_sink_waiting", labels, sink.waiting_count
+            yield "sojourn_tacacs_sink_is_up", labels, float(sink.health == "up")
         yield "sojourn_tacacs_locked_users", {}, len(self._login_state.lockout.locked())

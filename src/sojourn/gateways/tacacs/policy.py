@@ -21,8 +21,21 @@ import msgspec
 
 from sojourn.gateways.tacacs.config import Rule, TacacsSettings
 from sojourn.gateways.tacacs.devices import parse_address, parse_network
-from sojourn.gateways.tacacs.pairs import FAIL, PASS_ADD, PASS_REPL, command_line, merge_pairs
+from sojourn.gateways.tacacs.pairs import FAIL, PASS_ADD, PASS_REPL, command_line, merge_pairs, service_of
 from sojourn.gateways.tacacs.windows import Window
+
+__all__ = [
+    "FAIL",
+    "NO_RULE",
+    "PASS_ADD",
+    "PASS_REPL",
+    "Decision",
+    "Policy",
+    "Query",
+    "Step",
+    "is_regex",
+    "service_of",
+]
 
 NO_RULE: Final = "(none)"
 DENIED_TEXT: Final = "Not authorized"

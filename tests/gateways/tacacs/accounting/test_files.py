@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import shutil
 import subprocess
 import sys
@@ -181,6 +182,40 @@ def test_a_rotation_that_fails_is_a_warning_and_not_an_error(run, path: Path, ma
             await accounting.store(make_record())
         assert [what for _, what in alarms.heard][-1] == "warning cleared"
         assert len(alarms.heard) == 2
+
+    run(scenario())
+
+
+def test_a_change_of_settings_hands_the_file_over_without_losing_a_line(
+    run, path: Path, make_record, alarms
+) -> None:
+    """Reload under load: the new sink opens the file only after the old one has let it go."""
+    path.parent.mkdir()
+
+    async def scenario() -> None:
+        def settings(rotate_bytes: int) -> AccountingSettings:
+            return AccountingSettings(
+                files=(FileSink(name="audit", path=str(path), rotate_bytes=rotate_bytes),)
+            )
+
+        acknowledged = []
+        is_over = False
+
+        async def device(accounting: Accounting) -> None:
+            while not is_over:
+                record = make_record()
+                await accounting.store(record)
+                acknowledged.append(record.record_id)
+
+        async with Accounting(settings(10**9), on_alarm=alarms) as accounting, asyncio.TaskGroup() as group:
+            for _ in range(10):
+                group.create_task(device(accounting))
+            for change in range(1, 6):
+                await accounting.reconfigure(settings(10**9 + change))
+            is_over = True
+        assert alarms.heard == []
+        assert sorted(ids_in(path)) == sorted(acknowledged)
+        assert len(acknowledged) > 10
 
     run(scenario())
 

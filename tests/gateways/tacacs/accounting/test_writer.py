@@ -285,6 +285,52 @@ def test_closing_stores_what_waits(run, make_record, shelves) -> None:
     run(scenario())
 
 
+def test_an_error_of_the_server_passes_as_it_is_and_closes_the_sinks(run, make_record, shelves) -> None:
+    """The block that runs the server may fail for reasons of its own."""
+
+    async def scenario() -> None:
+        settings, made = shelves("a")
+        with pytest.raises(ZeroDivisionError):
+            async with Accounting(settings) as accounting:
+                made["a"].door.clear()
+                storing = started(accounting.store(make_record()))
+                await made["a"].asked.wait()
+                asyncio.get_running_loop().call_soon(made["a"].door.set)
+                raise ZeroDivisionError
+        await storing
+        assert not made["a"].is_open
+
+    run(scenario())
+
+
+def test_a_cancelled_server_still_stores_what_it_accepted(run, make_record, shelves) -> None:
+    """Cancelling is how a server is told to end; it is no reason to lose a record."""
+
+    async def scenario() -> None:
+        settings, made = shelves("a")
+        is_up = asyncio.Event()
+
+        async def serve() -> None:
+            async with Accounting(settings) as accounting:
+                made["a"].door.clear()
+                waiting.append(started(accounting.store(make_record())))
+                await made["a"].asked.wait()
+                is_up.set()
+                await asyncio.Event().wait()
+
+        waiting: list[asyncio.Task[None]] = []
+        serving = started(serve())
+        await is_up.wait()
+        serving.cancel()
+        asyncio.get_running_loop().call_soon(made["a"].door.set)
+        with pytest.raises(asyncio.CancelledError):
+            await serving
+        await waiting[0]
+        assert len(made["a"].ids) == 1
+
+    run(scenario())
+
+
 def test_a_sink_that_hangs_does_not_keep_us_from_ending(run, make_record, shelves) -> None:
     """Closing takes no longer than it may, and everyone who waits is told."""
 

@@ -80,7 +80,7 @@ class PostgresRows:
                 command_timeout=timeout_s,
                 server_settings={
                     "application_name": "sojourn accounting",
-                    # The server gives up as well: a batch of ours must not wait there for a lock behind the next one.
+                    # The server gives up as well, or what we gave up would wait there for its lock.
                     "statement_timeout": str(max(int(timeout_s * 1000), 1)),
                 },
             )

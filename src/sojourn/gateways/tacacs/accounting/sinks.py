@@ -174,7 +174,11 @@ class Accounting:
         try:
             await self._end(self._writers, self._timeout_s)
         finally:
-            await group.__aexit__(kind, error, trace)
+            # The group must know of a cancellation; any other error of the block passes without being wrapped.
+            if kind is not None and issubclass(kind, asyncio.CancelledError):
+                await group.__aexit__(kind, error, trace)
+            else:
+                await group.__aexit__(None, None, None)
 
     def _writer(self, one: SinkSettings, settings: AccountingSettings) -> Writer:
         return Writer(

@@ -320,6 +320,8 @@ class _Converter:
             )
             writer.sequence([(block, {}) for block in self._chain(fallback)], {})
         elif self._in.permits_unknown_users:
+            why = "only users of a directory can be strangers here; without one they are refused"
+            self._say(self._in.permits_line, "default authorization = permit", why)
             writer.add("unknown-users", {}, action="permit")
         return writer.rules
 

@@ -113,6 +113,7 @@ class TacPlus(msgspec.Struct):
     syslog_facility: str = ""
     logging_line: int = 0
     permits_unknown_users: bool = False
+    permits_line: int = 0
     hosts: dict[str, Host] = {}
     users: dict[str, Block] = {}
     groups: dict[str, Block] = {}
@@ -244,7 +245,7 @@ class _Parser:
         elif word == "logging":
             self._out.syslog_facility, self._out.logging_line = self._value().text, line
         elif word == "default" and self._is_at("authorization", "=", "permit"):
-            self._out.permits_unknown_users = True
+            self._out.permits_unknown_users, self._out.permits_line = True, line
         elif word == "default" and self._is_at("authentication"):
             raise _NotUnderstood("a password file is not read; give its users here, or use a directory")
         else:
