@@ -386,6 +386,75 @@ def test_a_pattern_that_met_the_closing_cr_is_listed(pattern: str, words: str) -
     assert words in item.why
 
 
+KEY = "key = k23456789012345678\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("user = u { member = g }", "that group does not exist"),
+        ("group = g { member = h }\ngroup = h { member = g }\nuser = u { member = g }", "go in a circle"),
+        ("user = u { member = g\n member = h }\ngroup = g { }", "one membership counts"),
+        ("user = u { login = des x }", "no known format"),
+        ('user = u { expires = "tomorrow" }', "MMM DD YYYY"),
+        ("user = u { login = skey }", "not supported"),
+        ("user = u { chap = cleartext a\n ms-chap = cleartext b }", "one secret for CHAP and MS-CHAP"),
+        ("user = u { chap = des a }", "CHAP needs the secret itself"),
+        ("user = u { arap = cleartext a }", "ARAP"),
+        ("user = u { acl = ghost }", "no such access list"),
+        ("acl = a { permit = ( }\nhost = 10.0.0.1 { }\nuser = u { acl = a }", "denied from here on"),
+        (
+            "user = $enab1$ { login = cleartext a }\nuser = $enab15$ { login = cleartext b }",
+            "that of level 15",
+        ),
+        ("user = u { }\nuser = u { }", "the first counts"),
+        ("host = 10.0.0.1 { }\nhost = 10.0.0.1 { }", "the first counts"),
+        ("user = u { cmd = a { permit x }\n cmd = a { permit y } }", "the first counts"),
+        ("user = u { service = shell { } }", "it wants 'service = exec'"),
+        ('user = u { service = exec { acl = "\u00e9" } }', "printable ASCII"),
+        ("user = u { cmd = a { maybe x } }", "unknown in a cmd block"),
+        ("user = u { service = exec { a b } }", "wanted '='"),
+        ("user = u { cmd = a { permit } }", "wanted a regular expression"),
+        ("user = u {", "the file ends inside a block"),
+        ("acl = a { allow = x }", "unknown in an access list"),
+        ("host = 10.0.0.1 { address = x }", "unknown in a host block"),
+        ("user = u { default service = maybe }", "wanted permit or deny"),
+        ("id = spawnd {\n listen = { port = 49 }\n}", "unknown to the classic tac_plus grammar"),
+        ("group = a+b { }\nuser = u { member = a+b }", "the name is a_b now"),
+        ("logging = local1", "standard error"),
+        ("}", "unknown to the classic tac_plus grammar"),
+    ],
+)
+def test_what_is_odd_is_listed_and_the_rest_still_loads(text: str, why: str) -> None:
+    """One broken statement never takes its neighbours with it."""
+    result = imported(KEY + text + "\nuser = last { login = des 4gW.9rtQm5Z2o }")
+    assert any(why in item.why for item in result.unmapped)
+    settings = loaded(result)
+    assert list(settings.problems()) == []
+    if "inside a block" not in why:
+        assert settings.users[-1].name == "last"
+
+
+def test_a_user_whose_last_day_cannot_be_read_is_disabled() -> None:
+    """An account that may have ended must not come back by a slip of the pen."""
+    (user,) = loaded(imported(KEY + 'user = u { login = des 4gW.9rtQm5Z2o\n expires = "soon" }')).users
+    assert user.disabled
+
+
+def test_hosts_without_any_key_are_listed() -> None:
+    """RFC 8907 section 10.5.1: a device has a key."""
+    result = imported("host = 10.0.0.1 { }")
+    assert loaded(result).devices == ()
+    assert "no key" in result.unmapped[0].why
+
+
+def test_a_lower_enable_level_stays_the_limit() -> None:
+    """``$enab7$`` is the ENABLE password up to level 7, for every user."""
+    (user,) = loaded(imported(KEY + "user = $enab7$ { login = cleartext a }\nuser = u { }")).users
+    assert user.enable is not None
+    assert user.enable_max_priv_lvl == 7
+
+
 @pytest.mark.parametrize(
     ("text", "hidden"),
     [

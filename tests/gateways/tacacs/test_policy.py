@@ -257,29 +257,46 @@ def test_a_window_over_midnight_belongs_to_the_day_it_starts_on() -> None:
         assert window.is_open(dt.datetime(2026, 3, day, hour, tzinfo=dt.UTC)) is is_open
 
 
+JUMPS = (
+    ("Europe/Berlin", dt.datetime(2026, 3, 28, 13, tzinfo=dt.UTC)),
+    ("Europe/Berlin", dt.datetime(2026, 10, 24, 13, tzinfo=dt.UTC)),
+    ("Australia/Lord_Howe", dt.datetime(2026, 4, 4, 3, tzinfo=dt.UTC)),
+    ("Australia/Lord_Howe", dt.datetime(2026, 10, 3, 3, 30, tzinfo=dt.UTC)),
+    ("America/St_Johns", dt.datetime(2026, 11, 1, 0, tzinfo=dt.UTC)),
+    ("UTC", dt.datetime(2026, 3, 28, tzinfo=dt.UTC)),
+)
+
+
 @given(
-    hours=st.floats(0, 96),
-    first=st.sampled_from(
-        [dt.datetime(2026, 3, 27, tzinfo=dt.UTC), dt.datetime(2026, 10, 23, tzinfo=dt.UTC)]
-    ),
-    start=st.integers(0, 1439),
-    end=st.integers(0, 1439),
-    zone=st.sampled_from(["Europe/Berlin", "Australia/Lord_Howe", "America/St_Johns", "UTC"]),
+    jump=st.sampled_from(JUMPS),
+    minutes=st.integers(0, 24 * 60),
+    start=st.integers(0, 4 * 60),
+    end=st.integers(0, 4 * 60) | st.integers(0, 1439),
 )
 def test_nothing_changes_before_the_next_change(
-    hours: float, first: dt.datetime, start: int, end: int, zone: str
+    jump: tuple[str, dt.datetime], minutes: int, start: int, end: int
 ) -> None:
-    """Also where summer time begins or ends in between."""
+    """Also where summer time begins or ends in between: probed in every minute up to the change."""
+    zone, first = jump
     texts = [f"{minute // 60:02}:{minute % 60:02}" for minute in (start, end)]
     window = Window(TimeWindow(days=("mon", "sat", "sun"), start=texts[0], end=texts[1], timezone=zone))
-    now = first + dt.timedelta(hours=hours)
+    now = first + dt.timedelta(minutes=minutes)
     change = window.next_change(now)
     assert now.timestamp() < change <= now.timestamp() + 2 * 86_400
-    last = min(change, now.timestamp() + 86_400)
-    step = (last - now.timestamp()) / 37
-    for number in range(37):
-        probe = dt.datetime.fromtimestamp(now.timestamp() + number * step, dt.UTC)
-        assert window.is_open(probe) is window.is_open(now)
+    is_open = window.is_open(now)
+    for second in range(int(now.timestamp()), int(change), 60):
+        assert window.is_open(dt.datetime.fromtimestamp(second, dt.UTC)) is is_open
+    assert window.is_open(dt.datetime.fromtimestamp(change - 1, dt.UTC)) is is_open
+
+
+def test_a_jump_of_the_clock_is_a_change() -> None:
+    """At 01:00 UTC Berlin's clocks go from 02:00 to 03:00: what opens at 02:30 opens then."""
+    window = Window(TimeWindow(start="02:30", end="04:00", timezone="Europe/Berlin"))
+    before = dt.datetime(2026, 3, 29, 0, 30, tzinfo=dt.UTC)
+    jump = dt.datetime(2026, 3, 29, 1, 0, tzinfo=dt.UTC)
+    assert not window.is_open(before)
+    assert window.next_change(before) == jump.timestamp()
+    assert window.is_open(jump)
 
 
 def test_the_memory_of_decisions_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -319,6 +319,13 @@ class Accounting(Settings, frozen=True):
 class TacacsSettings(Settings, frozen=True):
     """The TACACS+ server, ``[tacacs]``: RFC 8907, and RFC 9887 where a listener has TLS."""
 
+    passwords_file: Annotated[
+        str,
+        Meta(
+            description="JSON file for passwords that users changed themselves (CHPASS); empty = refused.",
+            examples=["/var/lib/sojourn/passwords.json"],
+        ),
+    ] = ""
     limits: LimitSettings = LimitSettings()
     listeners: tuple[ListenerSettings, ...] = ()
     devices: tuple[Device, ...] = ()

@@ -47,7 +47,6 @@ class TacacsGateway(Gateway):
 
     Args:
         settings: ``[tacacs]``, without problems.
-        passwords_file: where passwords are kept that users changed themselves; None: CHPASS is refused.
     """
 
     name: ClassVar[str] = "tacacs"
@@ -59,9 +58,8 @@ class TacacsGateway(Gateway):
     inbox_limit_count = 1
     pauses_when_full = False
 
-    def __init__(self, settings: TacacsSettings, *, passwords_file: Path | None = None) -> None:
+    def __init__(self, settings: TacacsSettings) -> None:
         self._settings = settings
-        self._passwords_file = passwords_file
         self.config: Snapshot | None = None  # type: ignore[assignment]  # made by start
         self._directories: list[Directories] = []
         self._apply_limits(settings)
@@ -75,7 +73,8 @@ class TacacsGateway(Gateway):
     async def start(self, server: Server) -> None:
         """Open the accounting sinks and make the first snapshot."""
         await super().start(server)
-        overlay = PasswordOverlay(self._passwords_file) if self._passwords_file is not None else None
+        file = self._settings.passwords_file
+        overlay = PasswordOverlay(Path(file)) if file else None
         self._login_state = LoginState(server.clock, overlay)
         self._records = RecordMaker(socket.gethostname())
         self.accounting = Accounting(self._settings.accounting, server.clock, on_alarm=self._alarm)

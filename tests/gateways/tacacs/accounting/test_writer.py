@@ -249,6 +249,48 @@ def test_a_sink_that_hangs_is_answered_with_an_error_in_time_and_heals(
     run(scenario())
 
 
+def test_a_sink_that_answers_late_with_a_refusal_is_back_all_the_same(
+    run, make_record, shelves, alarms
+) -> None:
+    """It had been called down for its silence; nobody would offer it a record to prove itself."""
+
+    async def scenario() -> None:
+        settings, made = shelves("a", timeout_s=0.05)
+        async with Accounting(settings, on_alarm=alarms) as accounting:
+            made["a"].poison = "eve"
+            made["a"].door.clear()
+            with pytest.raises(BackendUnavailable, match="no answer in time"):
+                await accounting.store(make_record(user="eve"))
+            made["a"].door.set()
+            await alarms.wait_for("a", "available again")
+            await accounting.store(make_record())
+
+    run(scenario())
+
+
+def test_every_record_of_a_batch_that_hangs_has_its_own_deadline(run, make_record, shelves) -> None:
+    """A batch holds records of different ages: the younger ones are not forgotten behind the oldest."""
+
+    async def scenario() -> None:
+        settings, made = shelves("a", timeout_s=0.2)
+        now = [0.0]
+        async with Accounting(settings, clock=lambda: now[0]) as accounting:
+            made["a"].door.clear()
+            older = started(accounting.store(make_record()))
+            asyncio.get_running_loop().call_soon(now.__setitem__, 0, 0.1)
+            younger = started(accounting.store(make_record()))
+            await made["a"].asked.wait()
+            assert accounting.snapshot()[0].in_flight_count == 2
+            now[0] = 0.25
+            assert isinstance((await asyncio.gather(older, return_exceptions=True))[0], BackendUnavailable)
+            assert not younger.done()
+            now[0] = 0.35
+            assert isinstance((await asyncio.gather(younger, return_exceptions=True))[0], BackendUnavailable)
+            made["a"].door.set()
+
+    run(scenario())
+
+
 def test_one_record_that_the_sink_cannot_take_fails_alone(run, make_record, shelves, alarms) -> None:
     """A device that sends one monster must not deny accounting to all others."""
 
@@ -290,7 +332,7 @@ def test_an_error_of_the_server_passes_as_it_is_and_closes_the_sinks(run, make_r
 
     async def scenario() -> None:
         settings, made = shelves("a")
-        with pytest.raises(ZeroDivisionError):
+        with pytest.raises(ZeroDivisionError):  # noqa: PT012
             async with Accounting(settings) as accounting:
                 made["a"].door.clear()
                 storing = started(accounting.store(make_record()))

@@ -174,7 +174,7 @@ class Accounting:
         try:
             await self._end(self._writers, self._timeout_s)
         finally:
-            # The group must know of a cancellation; any other error of the block passes without being wrapped.
+            # The group must know of a cancellation; any other error of the block passes unwrapped.
             if kind is not None and issubclass(kind, asyncio.CancelledError):
                 await group.__aexit__(kind, error, trace)
             else:

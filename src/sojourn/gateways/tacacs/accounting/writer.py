@@ -296,8 +296,9 @@ class Writer:
             self._is_doubtful = False
             self._backoff.reset()
             self._settle(waiters, None)
-            if self.health != UP:
-                self._comes_up()
+        # Also a sink that refuses a record has answered; it may have been called down because it took so long.
+        if self.health != UP:
+            self._comes_up()
 
     def _settle(self, waiters: Sequence[Waiter], outcome: SojournError | None) -> None:
         if outcome is None:
@@ -328,11 +329,10 @@ class Writer:
             self._settle(self._pending[:forgotten], error)
             self._pending = kept
             self._mark_down(error)
-        oldest = kept[0].deadline if kept else None
-        if self._in_flight and not overdue:
-            oldest = self._in_flight[0].deadline
-        if oldest is not None:
-            pause_s = max(oldest - now, 0.01)
+        # Both lists are in the order of arrival, which is that of their deadlines.
+        waiting = [*self._in_flight[len(overdue) :], *kept]
+        if waiting:
+            pause_s = max(waiting[0].deadline - now, 0.01)
             self._timer = asyncio.get_running_loop().call_later(pause_s, self._expire)
 
     def _comes_up(self) -> None:
