@@ -48,7 +48,9 @@ class Daemon:
     def __init__(self, settings: SojournSettings, read_again: Callable[[], SojournSettings]) -> None:
         self._settings = settings
         self._read_again = read_again
-        self.server = Server(recorder=settings.recorder, offload=settings.offload, on_reload=self._reload_on_signal)
+        self.server = Server(
+            recorder=settings.recorder, offload=settings.offload, on_reload=self._reload_on_signal
+        )
         self.log = LogView(settings.log, self.server.events.unix_time)
         self.server.events.add_view(self.log)
         self.admin = AdminServer(self, settings.admin, control_socket(settings.admin, os.environ))
@@ -64,7 +66,9 @@ class Daemon:
         try:
             await self.server.serve()
         except OSError as error:
-            raise ConfigError([Problem("configuration", 0, "", "", str(error), "an address that can be bound")]) from error
+            raise ConfigError(
+                [Problem("configuration", 0, "", "", str(error), "an address that can be bound")]
+            ) from error
         finally:
             await self.admin.stop()
             self.log.close()
@@ -154,7 +158,9 @@ class Daemon:
     def readiness(self) -> Health:
         """Return whether new sessions are welcome."""
         listeners = {listener.manager.gateway.name: "listening" for listener in self.server.listeners}
-        return Health(ok=self.server.is_ready, parts=listeners if self.server.is_ready else {"server": "not ready"})
+        return Health(
+            ok=self.server.is_ready, parts=listeners if self.server.is_ready else {"server": "not ready"}
+        )
 
     async def reload(self) -> None:
         """Read the configuration again and put it in force.

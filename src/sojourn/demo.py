@@ -22,7 +22,15 @@ from sojourn.app import Daemon
 from sojourn.config import SojournSettings
 from sojourn.core.secret import Secret
 from sojourn.core.settings import ListenerSettings, LogSettings
-from sojourn.gateways.tacacs.config import Accounting, Device, FileSink, Rule, SharedSecret, TacacsSettings, User
+from sojourn.gateways.tacacs.config import (
+    Accounting,
+    Device,
+    FileSink,
+    Rule,
+    SharedSecret,
+    TacacsSettings,
+    User,
+)
 from sojourn.gateways.tacacs.messages import AcctFlag, AuthenType
 from sojourn.gateways.tacacs.passwords import hash_password, new_seal_key, seal
 from sojourn.gateways.tacacs.peer import Outcome, TacacsClient
@@ -71,7 +79,12 @@ class Demo:
                     for name, group in (("ana", "netops"), ("ben", "helpdesk"))
                 ),
                 rules=(
-                    Rule(name="netops-may-all", user_groups=("netops",), services=("shell",), add=("priv-lvl=15",)),
+                    Rule(
+                        name="netops-may-all",
+                        user_groups=("netops",),
+                        services=("shell",),
+                        add=("priv-lvl=15",),
+                    ),
                     Rule(name="helpdesk-may-look", user_groups=("helpdesk",), commands=("show", "ping")),
                 ),
                 accounting=Accounting(files=(FileSink(name="records", path=str(self.records)),)),
@@ -82,9 +95,7 @@ class Demo:
     def client(self, **changes: object) -> TacacsClient:
         """Return a device's side of a connection to the daemon."""
         key = str(changes.pop("key", self.key))
-        return TacacsClient(
-            "127.0.0.1", self.tacacs_port, key=key.encode(), single_connect=True, **changes
-        )  # type: ignore[arg-type]  # keywords of the client
+        return TacacsClient("127.0.0.1", self.tacacs_port, key=key.encode(), single_connect=True, **changes)  # type: ignore[arg-type]  # keywords of the client
 
     async def traffic(self) -> list[tuple[str, str, str, Outcome]]:
         """Do what a day at a switch brings; return what was done, what was wanted and what came back."""
@@ -106,12 +117,16 @@ class Demo:
             await do("command: reload", "PASS_ADD", switch.authorize("ana", reload))
             who = "ben"
             await do("login, PAP", "PASS", switch.login("ben", ben, authen_type=AuthenType.PAP))
-            await do("login, wrong password", "FAIL", switch.login("ben", "guess", authen_type=AuthenType.PAP))
+            await do(
+                "login, wrong password", "FAIL", switch.login("ben", "guess", authen_type=AuthenType.PAP)
+            )
             await do("command: show version", "PASS_ADD", switch.authorize("ben", show))
             await do("command: reload", "FAIL", switch.authorize("ben", reload))
             args = ("task_id=7", "service=shell", "cmd=show version <cr>")
             await do("accounting START", "SUCCESS", switch.account(AcctFlag.START, "ben", args))
-            await do("accounting STOP", "SUCCESS", switch.account(AcctFlag.STOP, "ben", (*args, "elapsed_time=3")))
+            await do(
+                "accounting STOP", "SUCCESS", switch.account(AcctFlag.STOP, "ben", (*args, "elapsed_time=3"))
+            )
         return rows
 
 
@@ -149,7 +164,9 @@ async def _visit(demo: Demo, daemon: Daemon, console: Console) -> None:
     _show(demo, rows, console)
     while True:
         await asyncio.sleep(TRAFFIC_INTERVAL_S)
-        with contextlib.suppress(Exception):  # the daemon is draining: the device would turn to its next server
+        with contextlib.suppress(
+            Exception
+        ):  # the daemon is draining: the device would turn to its next server
             await demo.traffic()
 
 
@@ -178,5 +195,7 @@ def _show(demo: Demo, rows: list[tuple[str, str, str, Outcome]], console: Consol
     console.print(f"log         tail -f {demo.log}")
     console.print(f"metrics     http://127.0.0.1:{demo.admin_port}/metrics")
     console.print(f"sessions    SOJOURN__ADMIN__SOCKET={demo.control} .venv/bin/sojourn sessions list")
-    console.print(f"one trace   SOJOURN__ADMIN__SOCKET={demo.control} .venv/bin/sojourn trace tacacs-1 --mermaid")
+    console.print(
+        f"one trace   SOJOURN__ADMIN__SOCKET={demo.control} .venv/bin/sojourn trace tacacs-1 --mermaid"
+    )
     console.print("traffic goes on every 2 s; [bold]Ctrl-C[/] stops everything")

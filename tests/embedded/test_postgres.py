@@ -73,42 +73,41 @@ def test_two_servers_start_at_the_same_time_without_meeting(run):
     run(scenario())
 
 
-def test_the_loopback_port_wants_the_password_and_the_replica_the_same_one(run):
-    """Every local user can reach a loopback port, so nobody is let in there without a password."""
+def test_the_loopback_port_and_other_roles_want_their_passwords(run):
+    """Every local user can reach a loopback port; hba_lines come before the rule that roles need a password."""
+
+    async def may_log_in(**place):
+        try:
+            connection = await asyncpg.connect(**place)
+        except asyncpg.InvalidPasswordError:
+            return False
+        await connection.close()
+        return True
 
     async def scenario():
-        async with PostgresServer(port=0, password=Secret("a word with / and @")) as server:
-            connection = await asyncpg.connect(server.dsn())
-            assert await connection.fetchval("SELECT 1") == 1
-            await connection.close()
-            for password in ("wrong", ""):
-                with pytest.raises(asyncpg.PostgresError):
-                    await asyncpg.connect(
-                        host=server.host, port=server.port, user="postgres", password=password
-                    )
-            async with await server.replica(port=0) as replica:
-                connection = await asyncpg.connect(replica.dsn())
-                assert await connection.fetchval("SELECT pg_is_in_recovery()")
-                await connection.close()
-            assert "word" not in repr(server)
-
-    run(scenario())
-
-
-def test_other_roles_log_in_by_password_unless_a_line_says_otherwise(run):
-    """hba_lines come before the rule that every role needs a SCRAM password."""
-
-    async def scenario():
-        async with PostgresServer(hba_lines=["local all guest trust"]) as server:
+        word = "a word with / and @"
+        async with (
+            PostgresServer(port=0, password=Secret(word), hba_lines=["local all guest trust"]) as server,
+            await server.replica(port=0) as replica,
+        ):
+            assert word not in repr(server)
             connection = await asyncpg.connect(server.dsn())
             await connection.execute("CREATE ROLE guest LOGIN; CREATE ROLE ana LOGIN PASSWORD 'secret'")
             await connection.close()
-            place = {"host": str(server.socket_directory), "port": server.port, "database": "postgres"}
-            for role in ({"user": "guest"}, {"user": "ana", "password": "secret"}):
-                connection = await asyncpg.connect(**place, **role)
-                await connection.close()
-            with pytest.raises(asyncpg.InvalidPasswordError):
-                await asyncpg.connect(**place, user="ana", password="nope")
+            loopback = {"host": server.host, "port": server.port, "database": "postgres"}
+            unix = loopback | {"host": str(server.socket_directory)}
+            assert await may_log_in(dsn=replica.dsn())
+            assert not await may_log_in(**loopback, user="postgres", password="wrong")
+            assert not await may_log_in(**loopback, user="guest", password="")
+            assert await may_log_in(**unix, user="guest")
+            assert await may_log_in(**unix, user="ana", password="secret")
+            assert not await may_log_in(**unix, user="ana", password="nope")
+            # A DSN instead of a server of ours: the same interface, and stopping it leaves it alone.
+            same = external(server.dsn("template1"))
+            await same.start()
+            assert await may_log_in(dsn=same.dsn())
+            await same.stop()
+            assert server.is_running
 
     run(scenario())
 
@@ -168,24 +167,6 @@ def test_a_directory_of_programs_serves_instead_of_the_wheel(run, directory):
     run(scenario())
 
 
-def test_a_running_server_has_the_same_interface(run):
-    """Issue 2 section 3: a DSN instead; stopping it leaves it alone."""
-
-    async def scenario():
-        async with PostgresServer() as server:
-            same = external(server.dsn("template1"))
-            await same.start()
-            connection = await asyncpg.connect(same.dsn())
-            assert await connection.fetchval("SELECT current_database()") == "postgres"
-            await connection.close()
-            await same.stop()
-            assert server.is_running
-        with pytest.raises(ConfigError, match="wanted postgresql://"):
-            external("mysql://root:secret@localhost/")
-
-    run(scenario())
-
-
 def test_a_server_that_cannot_start_says_what_its_log_said_last(run):
     """An error names the program and quotes its log, and nothing is left of the attempt."""
 
@@ -234,3 +215,5 @@ def test_missing_programs_and_settings_of_ours_are_refused_with_a_next_step(run,
         PostgresServer(settings={"listen_addresses": "*"})
     with pytest.raises(BackendUnavailable, match="start it first"):
         PostgresServer().dsn()
+    with pytest.raises(ConfigError, match="wanted postgresql://"):
+        external("mysql://root:secret@localhost/")

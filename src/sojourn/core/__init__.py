@@ -1,0 +1,1 @@
+"""The core: sockets, tasks, sessions, clock and TLS; knows no protocol."""

@@ -14,8 +14,6 @@ import asyncio
 from collections import deque
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from sojourn.core.recorder import Direction
-from sojourn.core.router import Lane
 from sojourn.core.table import Mode, SessionTable
 from sojourn.errors import ConnectionLost, ProtocolError
 from sojourn.sansio.buffer import ReceiveBuffer
@@ -26,6 +24,7 @@ if TYPE_CHECKING:
     from sojourn.core.manager import ConnectionManager
     from sojourn.core.peer import Peer
     from sojourn.core.session import Session
+
 
 class Connection(asyncio.Protocol):
     """One peer on one socket.
@@ -39,15 +38,15 @@ class Connection(asyncio.Protocol):
 
     __slots__ = (
         "_backlog",
-        "_bytes_seen",
         "_body_of",
         "_buffer",
+        "_bytes_seen",
         "_decode",
         "_is_flush_due",
-        "_live",
-        "_records",
         "_key_of",
+        "_live",
         "_reading_paused",
+        "_records",
         "_routes",
         "_split",
         "_writers",
@@ -60,6 +59,8 @@ class Connection(asyncio.Protocol):
         "gateway",
         "in_batch",
         "is_admitted",
+        "keep_failed",
+        "keep_finished",
         "last_read",
         "loop",
         "manager",
@@ -73,6 +74,7 @@ class Connection(asyncio.Protocol):
         "redactors",
         "state",
         "table",
+        "trace_limit",
         "transport",
         "writable",
     )
@@ -93,7 +95,9 @@ class Connection(asyncio.Protocol):
         self.now = self.last_read = self.partial_since = self.blocked_since = self.opened = 0.0
         self.bytes_in = self.bytes_out = self._bytes_seen = 0
         self.packets_in = self.packets_out = 0
+        self.trace_limit = manager.trace_limit
         self._records = manager.trace_limit > 0
+        self.keep_finished, self.keep_failed = manager.keep_finished, manager.keep_failed
         self.outbox: list[bytes] = []
         self.in_batch = False
         self._is_flush_due = False
@@ -160,6 +164,8 @@ class Connection(asyncio.Protocol):
         else:
             for index, packet in enumerate(packets):
                 self._receive(packet)
+                if self.closed:
+                    break
                 if self._reading_paused:
                     self._backlog = deque(packets[index + 1 :])
                     break
@@ -185,7 +191,9 @@ class Connection(asyncio.Protocol):
         return False
 
     def _somebody_works(self) -> bool:
-        return any(session.task is not None and session.waiter is None for session in self.table.live.values())
+        return any(
+            session.task is not None and session.waiter is None for session in self.table.live.values()
+        )
 
     def connection_lost(self, error: Exception | None) -> None:
         """Tell every session, then the manager; the only place where a connection ends."""
@@ -244,7 +252,11 @@ class Connection(asyncio.Protocol):
         redact, lane, handler, refine = self._routes[type(message)]
         trace = session.trace
         if trace is not None:
-            trace.append((self.now, 0, len(self._body_of(packet)), message if redact is None else redact(message)))
+            trace.append(
+                (self.now, 0, len(self._body_of(packet)), message if redact is None else redact(message))
+            )
+            if len(trace) > self.trace_limit:
+                del trace[: len(trace) // 2]
         if session.task is None:
             if refine is not None:
                 lane, handler = refine(message)
@@ -262,50 +274,55 @@ class Connection(asyncio.Protocol):
             session.take(message)
 
     def _open(self, key: Hashable, packet: Any) -> Session | None:
-        gateway, table = self.gateway, self.table
-        why = table.refusal()
-        if why is not None:
-            self.manager.sessions_refused += 1
-            answer = gateway.refuse(self, packet, why)
-            if answer is not None:
-                self.append(answer)
-            if table.mode == Mode.DRAINING and not table.live:
-                self.close("drained")
-            return None
+        table = self.table
+        if table.mode != Mode.MULTI or len(self._live) >= table.limit:
+            why = table.refusal()
+            if why is not None:
+                self._refuse(packet, why)
+                return None
         table.opened += 1
-        session = gateway.find_session(self, key)
-        if session is None:
-            session = self.new_session(key)
-        else:
-            session.connection = self
-        table.live[key] = session
-        return session
+        find_session = self.gateway.find_session
+        if find_session is not None:
+            known = find_session(self, key)
+            if known is not None:
+                known.connection = self
+                self._live[key] = known
+                return known
+        return self.new_session(key)
+
+    def _refuse(self, packet: Any, why: str) -> None:
+        self.manager.sessions_refused += 1
+        answer = self.gateway.refuse(self, packet, why)
+        if answer is not None:
+            self.append(answer)
+        if self.table.mode == Mode.DRAINING and not self._live:
+            self.close("drained")
 
     def new_session(self, key: Hashable = None) -> Session:
         """Make a session of this connection and put it into the table.
 
         Gateways whose server speaks first call it from ``connected``; otherwise the first packet does.
         """
-        gateway, manager, now = self.gateway, self.manager, self.now if self._records else self.clock()
-        manager.sessions_opened += 1
+        gateway = self.gateway
+        records = self._records
+        now = self.now if records else self.clock()
         timeout_s = gateway.session_timeout_s
-        session = gateway.session_class(
+        session = self._live[key] = gateway.session_class(
             self,
             None,
-            deque(maxlen=manager.trace_limit) if self._records else None,
+            [] if records else None,
             None,
             gateway,
             gateway.config,
             key,
-            manager.next_number(),
+            self.manager.next_number(),
             now,
             now + timeout_s if timeout_s else 0.0,
         )
-        self.table.live[key] = session
         return session
 
     def _break(self, error: ProtocolError) -> None:
-        """The bytes cannot be framed any more: say the protocol's farewell and close."""
+        """Say the protocol's farewell and close: the bytes cannot be framed any more."""
         answer = self.gateway.broken(self, error)
         if answer is not None:
             self.append(answer)
@@ -336,7 +353,7 @@ class Connection(asyncio.Protocol):
         if backlog:
             self.now = self.clock()
             self.in_batch = True
-            while backlog and not self._reading_paused:
+            while backlog and not self._reading_paused and not self.closed:
                 self._receive(backlog.popleft())
             self.in_batch = False
             self.flush()
@@ -406,13 +423,13 @@ class Connection(asyncio.Protocol):
 
     def ended(self, session: Session) -> None:
         """Take a session out of the table; close if it was the last that may be here."""
-        if self.table.live.get(session.key) is session:
-            closes = self.table.end(session.key)
-        else:
-            for key in [key for key, live in self.table.live.items() if live is session]:
-                del self.table.live[key]
-            closes = self.table.mode != Mode.MULTI and not self.table.live
-        if closes:
+        live, key = self._live, session.key
+        if live.get(key) is session:
+            del live[key]
+        else:  # attached under another key
+            for key in [key for key, one in live.items() if one is session]:
+                del live[key]
+        if not live and self.table.mode != Mode.MULTI:
             self.close("the last session ended")
 
     def drain(self) -> None:

@@ -34,7 +34,9 @@ class PendingTable:
         """
         known = self._pending.get(key)
         if known is not None and not known[0].done():
-            raise LocalProtocolError(f"a second pending command {key!r}", "one at a time", "PendingTable.expect")
+            raise LocalProtocolError(
+                f"a second pending command {key!r}", "one at a time", "PendingTable.expect"
+            )
         future: asyncio.Future[Any] = loop.create_future()
         self._pending[key] = (future, deadline)
         return future

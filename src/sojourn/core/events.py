@@ -6,9 +6,11 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+import msgspec
 
 from sojourn.core.clock import Clock
 
@@ -28,7 +30,11 @@ class EventKind:
     """Every kind there is, for the metrics."""
 
     def __init__(
-        self, name: str, fields: tuple[str, ...] = (), *, level: Literal["debug", "info", "warning", "error"] = "info"
+        self,
+        name: str,
+        fields: tuple[str, ...] = (),
+        *,
+        level: Literal["debug", "info", "warning", "error"] = "info",
     ) -> None:
         self.name = name
         self.fields = fields
@@ -40,18 +46,25 @@ class EventKind:
         return f"EventKind({self.name})"
 
 
-class Event(NamedTuple):
-    """One event as views get it. ``at`` is monotonic seconds; ``session`` a session's id or None."""
+class Event(msgspec.Struct):
+    """One event as views get it.
+
+    ``at`` is monotonic seconds; ``session`` is the session that it happened in, or None; ``values`` are those that
+    the kind's ``fields`` name.
+    """
 
     kind: EventKind
     at: float
-    session: str | None
+    session: Session | None
     values: tuple[Any, ...]
 
     def fields(self) -> Mapping[str, Any]:
         """Return the values by name."""
         return dict(zip(self.kind.fields, self.values, strict=True))
 
+
+RECENT_COUNT = 500
+"""How many of the last events are kept for whoever asks later."""
 
 View = Callable[[Sequence[Event]], None]
 
@@ -63,12 +76,12 @@ class Events:
     in order, or counted in ``dropped`` when more than ``limit_count`` wait.
     """
 
-    def __init__(self, clock: Clock, *, limit_count: int = 100_000, recent_count: int = 500) -> None:
+    def __init__(self, clock: Clock, *, limit_count: int = 100_000) -> None:
         self._clock = clock
-        self._waiting: list[tuple[EventKind, float, Session | None, tuple[Any, ...]]] = []
+        self._waiting: list[Event] = []
         self._limit = limit_count
         self._views: list[View] = []
-        self.recent: deque[Event] = deque(maxlen=recent_count)
+        self.recent: deque[Event] = deque(maxlen=RECENT_COUNT)
         self.dropped = 0
         self._offset = datetime.now(UTC).timestamp() - clock()
 
@@ -77,7 +90,7 @@ class Events:
         kind.count += 1
         waiting = self._waiting
         if len(waiting) < self._limit:
-            waiting.append((kind, self._clock(), session, values))
+            waiting.append(Event(kind, self._clock(), session, values))
         else:
             self.dropped += 1
 
@@ -93,12 +106,8 @@ class Events:
         """Hand what has happened since the last flush to the views."""
         if not self._waiting:
             return
-        batch = [
-            Event(kind, at, None if session is None else session.id, values)
-            for kind, at, session, values in self._waiting
-        ]
-        self._waiting.clear()
-        self.recent.extend(batch)
+        batch, self._waiting = self._waiting, []
+        self.recent.extend(batch[-RECENT_COUNT:])
         for view in self._views:
             view(batch)
 
@@ -109,18 +118,3 @@ class Events:
     def unix_time(self, at: float) -> float:
         """Return a monotonic point in time as seconds since 1970."""
         return at + self._offset
-
-
-def folded(batch: Sequence[Event]) -> Iterator[tuple[Event, int]]:
-    """Yield events with the number of times that each repeated itself directly, so that a flood is one line."""
-    last: Event | None = None
-    count = 0
-    for event in batch:
-        if last is not None and event.kind is last.kind and event.values == last.values and event.session is None:
-            count += 1
-            continue
-        if last is not None:
-            yield last, count
-        last, count = event, 1
-    if last is not None:
-        yield last, count

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from sojourn.core.events import EventKind
 from sojourn.core.recorder import Direction, summary
 from sojourn.core.router import Router
-from sojourn.core.session import Session, _in_words
+from sojourn.core.session import Session, in_words
 from sojourn.core.settings import LimitSettings
 from sojourn.core.table import Mode
 from sojourn.errors import SojournError
@@ -64,6 +64,9 @@ class Gateway:
     body_of: Callable[[Any], Sized] = staticmethod(_itself)
     """What of a packet is counted as its size in the flight recorder; an attrgetter is fastest."""
 
+    find_session: Callable[[Connection, Hashable], Session | None] | None = None
+    """Finds a session that outlived its connection and goes on here; None: every key opens a new one."""
+
     server: Server
 
     async def start(self, server: Server) -> None:
@@ -113,9 +116,6 @@ class Gateway:
 
     # Questions about sessions
 
-    def find_session(self, connection: Connection, key: Hashable) -> Session | None:
-        """Return a session that outlived its connection and goes on here, or None to open a new one."""
-
     def farewell(self, session: Session, error: BaseException) -> Any:
         """Return the message, or ready bytes, that ends a session which ``error`` hit; None for silence."""
 
@@ -123,16 +123,11 @@ class Gateway:
         """Tell the operator; called before the farewell."""
         where = str(session.connection.peer)
         if isinstance(error, (SojournError, TimeoutError)):
-            self.server.events.emit(SESSION_FAILED, session, reason, _in_words(error), where, session.about)
+            self.server.events.emit(SESSION_FAILED, session, reason, in_words(error), where, session.about)
         else:
             self.server.events.emit(
                 HANDLER_FAILED, session, type(error).__name__, _raised_at(error), where, session.about
             )
-
-    def session_ended(self, session: Session, reason: str, *, failed: bool) -> None:
-        """Keep the trace of a session at its end."""
-        recorder = self.server.recorder
-        recorder.keep(session, session.connection.clock(), failed=failed)
 
     def words_for(self, entry: Any) -> tuple[str, str]:
         """Return name and one-line summary of a flight recorder entry, secrets absent."""

@@ -45,7 +45,9 @@ class AcceptedConnection(Connection):
 
     __slots__ = ("_is_checked", "_listener", "_proxy_header")
 
-    def __init__(self, listener: Listener, header: ProxyHeader | None = None, *, is_checked: bool = False) -> None:
+    def __init__(
+        self, listener: Listener, header: ProxyHeader | None = None, *, is_checked: bool = False
+    ) -> None:
         super().__init__(listener.manager)
         self._listener = listener
         self._proxy_header = header
@@ -78,7 +80,16 @@ def parse_address(address: str) -> tuple[str, int] | Path:
     host = host.strip("[]")
     if not colon or not port.isdecimal() or int(port) > 65_535:  # noqa: PLR2004 - the largest port
         raise ConfigError(
-            [Problem("configuration", 0, "listeners", "address", repr(address), "host:port, [v6]:port or unix:/path")]
+            [
+                Problem(
+                    "configuration",
+                    0,
+                    "listeners",
+                    "address",
+                    repr(address),
+                    "host:port, [v6]:port or unix:/path",
+                )
+            ]
         )
     return host or "0.0.0.0", int(port)  # noqa: S104 - written as ':49', all interfaces are asked for
 
@@ -91,7 +102,10 @@ class Listener:
     """
 
     def __init__(
-        self, settings: ListenerSettings, manager: ConnectionManager, context: Callable[[], ssl.SSLContext] | None
+        self,
+        settings: ListenerSettings,
+        manager: ConnectionManager,
+        context: Callable[[], ssl.SSLContext] | None,
     ) -> None:
         self.settings = settings
         self.manager = manager
@@ -127,7 +141,9 @@ class Listener:
         if self._context is None and not self.settings.proxy_protocol:
             backlog = self.settings.backlog_count
             if self._path is None:
-                self._server = await loop.create_server(lambda: AcceptedConnection(self), sock=sock, backlog=backlog)
+                self._server = await loop.create_server(
+                    lambda: AcceptedConnection(self), sock=sock, backlog=backlog
+                )
             else:
                 self._server = await loop.create_unix_server(
                     lambda: AcceptedConnection(self), sock=sock, backlog=backlog
@@ -136,7 +152,9 @@ class Listener:
             sock.listen(self.settings.backlog_count)
             self._spare = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
             loop.add_reader(sock.fileno(), self._accept)
-        self.manager.events.emit(LISTENING, None, self.manager.gateway.name, self.address, self._context is not None)
+        self.manager.events.emit(
+            LISTENING, None, self.manager.gateway.name, self.address, self._context is not None
+        )
 
     def _bind(self, target: tuple[str, int] | Path) -> socket.socket:
         if isinstance(target, Path):
@@ -223,7 +241,9 @@ class Listener:
         peer = Peer("unix") if self.is_unix else Peer(address[0], address[1], self.address)
         error = self.manager.refusal_by_limits(peer, waiting=self._handshakes)
         if error is None and self.settings.proxy_protocol and not self._is_trusted(peer):
-            error = WireError(f"a connection from {peer.address}", "one from trusted_proxies", "PROXY protocol")
+            error = WireError(
+                f"a connection from {peer.address}", "one from trusted_proxies", "PROXY protocol"
+            )
         if error is not None:
             self.manager.refused(peer, error)
             accepted.close()
@@ -237,7 +257,9 @@ class Listener:
     async def _welcome(self, accepted: socket.socket, peer: Peer) -> None:
         """Read the PROXY header and do the TLS handshake, both within the handshake's deadline."""
         tls = self.settings.tls
-        timeout_s = tls.handshake_timeout_s if tls is not None else self.manager.gateway.limits.first_byte_timeout_s
+        timeout_s = (
+            tls.handshake_timeout_s if tls is not None else self.manager.gateway.limits.first_byte_timeout_s
+        )
         loop = self.manager.loop
         is_handed_over = False
         try:

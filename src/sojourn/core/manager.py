@@ -53,11 +53,12 @@ class ConnectionManager:
         self.events = server.events
         self.redactors = server.recorder.redactors
         self.trace_limit = server.recorder.entries_limit
+        self.keep_finished, self.keep_failed = server.recorder.keep_finished, server.recorder.keep_failed
         self.connections: set[Connection] = set()
         self.tasks: set[asyncio.Task[Any]] = set()
         self.is_draining = False
         self._packets_in = self._packets_out = 0
-        self.sessions_opened = self.sessions_refused = 0
+        self._sessions_opened = self.sessions_refused = 0
         self.connections_opened = self.connections_refused = self.send_errors = 0
         self._per_peer: Counter[str] = Counter()
         self._to_flush: list[Connection] = []
@@ -81,7 +82,9 @@ class ConnectionManager:
             return LimitExceeded("connections", amount + 1, limits.connections_count)
         if self._per_peer[peer.address] >= limits.connections_per_peer_count:
             return LimitExceeded(
-                f"connections of {peer.address}", self._per_peer[peer.address] + 1, limits.connections_per_peer_count
+                f"connections of {peer.address}",
+                self._per_peer[peer.address] + 1,
+                limits.connections_per_peer_count,
             )
         if not self._rate.take():
             return LimitExceeded("accepts per second", limits.accepts_per_s, limits.accepts_per_s)
@@ -114,6 +117,7 @@ class ConnectionManager:
     def forget(self, connection: Connection) -> None:
         """Take a lost connection out."""
         self.connections.discard(connection)
+        self._sessions_opened += connection.table.opened
         self._packets_in += connection.packets_in
         self._packets_out += connection.packets_out
         address = connection.peer.address
@@ -166,6 +170,11 @@ class ConnectionManager:
                     yield session
 
     @property
+    def sessions_opened(self) -> int:
+        """Return how many sessions were opened."""
+        return self._sessions_opened + sum(connection.table.opened for connection in self.connections)
+
+    @property
     def packets_in(self) -> int:
         """Return how many packets arrived."""
         return self._packets_in + sum(connection.packets_in for connection in self.connections)
@@ -207,7 +216,9 @@ class ConnectionManager:
             async with asyncio.timeout(timeout_s):
                 await self._empty.wait()
         except TimeoutError:
-            self.events.emit(DRAIN_CUT_SHORT, None, self.gateway.name, len(self.connections), self.session_count)
+            self.events.emit(
+                DRAIN_CUT_SHORT, None, self.gateway.name, len(self.connections), self.session_count
+            )
         await self.abort()
 
     async def abort(self) -> None:

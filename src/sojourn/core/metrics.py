@@ -29,7 +29,11 @@ class ServerCollector:
         managers = list(server.managers.values())
         for name, help_text, attribute in (
             ("sojourn_connections_opened", "Connections let in.", "connections_opened"),
-            ("sojourn_connections_refused", "Connections refused before their first byte was read.", "connections_refused"),
+            (
+                "sojourn_connections_refused",
+                "Connections refused before their first byte was read.",
+                "connections_refused",
+            ),
             ("sojourn_sessions_opened", "Sessions opened.", "sessions_opened"),
             ("sojourn_sessions_refused", "Sessions refused on an open connection.", "sessions_refused"),
             ("sojourn_packets_received", "Packets received.", "packets_in"),
@@ -63,8 +67,12 @@ class ServerCollector:
         yield CounterMetricFamily("sojourn_events_dropped", "Events that no view saw.", value=events.dropped)
         offload = self._server.offload.counters()
         for name in ("submitted", "refused", "timed_out", "failed"):
-            yield CounterMetricFamily(f"sojourn_offload_{name}", "Calls of the offload pool.", value=getattr(offload, name))
-        yield GaugeMetricFamily("sojourn_offload_queued", "Calls that wait for a thread.", value=offload.queued)
+            yield CounterMetricFamily(
+                f"sojourn_offload_{name}", "Calls of the offload pool.", value=getattr(offload, name)
+            )
+        yield GaugeMetricFamily(
+            "sojourn_offload_queued", "Calls that wait for a thread.", value=offload.queued
+        )
 
     def _breakers(self) -> Iterator[Metric]:
         gauge = GaugeMetricFamily(

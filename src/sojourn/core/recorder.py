@@ -7,7 +7,7 @@ ring: a message class names its ``secret_fields``, and only the other fields are
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
@@ -41,7 +41,7 @@ def _size_only(message: Any) -> Any:
 
 
 def _public_names(kind: type) -> tuple[str, ...]:
-    secret = getattr(kind, "secret_fields", frozenset())
+    secret: frozenset[str] = getattr(kind, "secret_fields", frozenset())
     return tuple(name for name in getattr(kind, "__struct_fields__", ()) if name not in secret)
 
 
@@ -70,65 +70,33 @@ class Redactors(dict[type, Redactor | None]):
         return redactor
 
 
-class Finished(msgspec.Struct):
-    """What is known of a session after its end."""
-
-    number: int
-    gateway: str
-    key: Any
-    peer: str
-    about: str
-    started: float
-    ended: float
-    reason: str
-    trace: Sequence[Entry]
-
-
 class Recorder:
-    """Keeps the rings of ended sessions: ordinary ones in one ring, failed ones in another and for longer.
+    """Keeps ended sessions with their traces: ordinary ones in one ring, failed ones in another and for longer.
 
-    Life: one per server; sessions append to their own ``trace`` themselves.
+    Life: one per server. On the hot path keeping is one append of the session itself; whoever looks reads it later.
     """
 
     def __init__(self, settings: RecorderSettings) -> None:
         self.entries_limit = settings.entries_per_session_count
-        self._finished: deque[tuple[Any, ...]] = deque(maxlen=settings.finished_sessions_count)
-        self._failed: deque[tuple[Any, ...]] = deque(maxlen=settings.failed_sessions_count)
+        self._finished: deque[Session] = deque(maxlen=settings.finished_sessions_count)
+        self._failed: deque[Session] = deque(maxlen=settings.failed_sessions_count)
         self._keep_s = (settings.finished_keep_s, settings.failed_keep_s)
         self.keep_finished = self._finished.append
+        self.keep_failed = self._failed.append
         self.redactors = Redactors()
-
-    def keep(self, session: Session, now: float, *, failed: bool) -> None:
-        """Keep the trace of a session that has just ended."""
-        (self._failed if failed else self._finished).append(
-            (
-                session.number,
-                session.gateway.name,
-                session.key,
-                session.connection.peer,
-                session.about,
-                session.started,
-                now,
-                session.ended,
-                session.trace,
-            )
-        )
 
     def sweep(self, now: float) -> None:
         """Forget what is older than the settings say."""
         for ring, keep_s in zip((self._finished, self._failed), self._keep_s, strict=True):
-            while ring and now - ring[0][6] > keep_s:
+            while ring and now - ring[0].ended_at > keep_s:
                 ring.popleft()
 
-    def ended(self) -> Iterator[tuple[Finished, bool]]:
+    def ended(self) -> Iterator[tuple[Session, bool]]:
         """Yield ended sessions and whether they failed: newest first, failed ones before the others."""
-        for ring in (self._failed, self._finished):
-            for row in reversed(tuple(ring)):
-                number, gateway, key, peer, about, started, ended, reason, trace = row
-                yield (
-                    Finished(number, gateway, key, str(peer), about, started, ended, reason, trace),
-                    ring is self._failed,
-                )
+        for session in reversed(tuple(self._failed)):
+            yield session, True
+        for session in reversed(tuple(self._finished)):
+            yield session, False
 
 
 def summary(entry: Entry) -> tuple[str, str]:
@@ -142,5 +110,7 @@ def summary(entry: Entry) -> tuple[str, str]:
     else:
         kind, names = type(what), _public_names(type(what))
         values = tuple(getattr(what, name) for name in names)
-    shown = (f"{name}={value!r}" for name, value in zip(names, values, strict=True) if value not in ("", b"", ()))
+    shown = (
+        f"{name}={value!r}" for name, value in zip(names, values, strict=True) if value not in ("", b"", ())
+    )
     return kind.__name__, " ".join(shown)

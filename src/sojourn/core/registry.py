@@ -5,16 +5,15 @@ Makes frozen copies when asked; costs the hot path nothing. Knows no protocol.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import msgspec
 
-from sojourn.core.recorder import Direction, Entry
+from sojourn.core.recorder import Direction
 from sojourn.core.session import Reason, Session
 
 if TYPE_CHECKING:
-    from sojourn.core.gateway import Gateway
     from sojourn.core.server import Server
 
 
@@ -101,24 +100,24 @@ class Registry:
                     started=unix_time(session.started),
                     ended=0.0,
                     age_s=now - session.started,
-                    entries=len(session.trace),
+                    entries=len(session.trace or ()),
                 )
         if state == "live":
             return
-        for row, failed in server.recorder.ended():
+        for session, failed in server.recorder.ended():
             row_state = "failed" if failed else "ended"
             if state in ("", row_state):
                 yield SessionSnapshot(
-                    id=f"{row.gateway}-{row.number:x}",
-                    gateway=row.gateway,
-                    peer=row.peer,
-                    about=row.about,
+                    id=session.id,
+                    gateway=session.gateway.name,
+                    peer=str(session.connection.peer),
+                    about=session.about,
                     state=row_state,
-                    reason=row.reason,
-                    started=unix_time(row.started),
-                    ended=unix_time(row.ended),
-                    age_s=row.ended - row.started,
-                    entries=len(row.trace),
+                    reason=session.ended,
+                    started=unix_time(session.started),
+                    ended=unix_time(session.ended_at),
+                    age_s=session.ended_at - session.started,
+                    entries=len(session.trace or ()),
                 )
 
     def find(self, session_id: str) -> SessionSnapshot | None:
@@ -137,16 +136,17 @@ class Registry:
         """Return what happened in a session, oldest first, or None if it is not known (any more)."""
         for session in self.live():
             if session.id == session_id:
-                return self._entries(session.gateway, session.started, session.trace)
-        for row, _ in self._server.recorder.ended():
-            if f"{row.gateway}-{row.number:x}" == session_id:
-                return self._entries(self._server.gateways[row.gateway], row.started, row.trace)
+                return self._entries(session)
+        for session, _ in self._server.recorder.ended():
+            if session.id == session_id:
+                return self._entries(session)
         return None
 
     @staticmethod
-    def _entries(gateway: Gateway, started: float, trace: Iterable[Entry]) -> list[TraceEntry]:
+    def _entries(session: Session) -> list[TraceEntry]:
+        gateway, started = session.gateway, session.started
         entries = []
-        for entry in trace:
+        for entry in session.trace or ():
             at, direction, size, _ = entry
             name, text = gateway.words_for(entry)
             source, target = gateway.parties(direction)
@@ -168,7 +168,9 @@ def as_mermaid(title: str, entries: list[TraceEntry]) -> str:
         if entry.source == entry.target:
             lines.append(f"    Note over {entry.source}: {text}")
         else:
-            lines.append(f"    {entry.source} {'--x' if entry.direction == 'error' else '->>'} {entry.target}: {text}")
+            lines.append(
+                f"    {entry.source} {'--x' if entry.direction == 'error' else '->>'} {entry.target}: {text}"
+            )
     return "\n".join(lines) + "\n"
 
 

@@ -40,7 +40,9 @@ class Router:
     def __init__(self) -> None:
         self._routes: Routes | None = None
         self._plain: dict[type, Route] = {}
-        self._refined: dict[type, tuple[tuple[str, ...], Callable[[Any], Hashable], dict[Hashable, Route]]] = {}
+        self._refined: dict[
+            type, tuple[tuple[str, ...], Callable[[Any], Hashable], dict[Hashable, Route]]
+        ] = {}
 
     def on(self, kind: type, **fields: Hashable) -> Callable[[HandlerT], HandlerT]:
         """Register the decorated function for messages of ``kind`` whose ``fields`` have these values.

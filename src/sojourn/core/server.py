@@ -16,17 +16,24 @@ from typing import TYPE_CHECKING, Any
 from sojourn.core.breaker import Breakers, CircuitState
 from sojourn.core.events import EventKind, Events
 from sojourn.core.listener import HANDSHAKE_FAILED, Listener
+from sojourn.core.logs import LogView
+from sojourn.core.loop import run
 from sojourn.core.manager import ConnectionManager
 from sojourn.core.offload import OffloadPool
 from sojourn.core.recorder import Recorder
 from sojourn.core.registry import Registry
-from sojourn.core.settings import BreakerSettings, OffloadSettings, RecorderSettings
+from sojourn.core.settings import (
+    BreakerSettings,
+    ListenerSettings,
+    LogSettings,
+    OffloadSettings,
+    RecorderSettings,
+)
 from sojourn.core.tls import ReloadableContext
 
 if TYPE_CHECKING:
     from sojourn.core.clock import Clock
     from sojourn.core.gateway import Gateway
-    from sojourn.core.settings import ListenerSettings
 
 SERVER_STARTED = EventKind("server.started", ("gateways",))
 SERVER_DRAINING = EventKind("server.draining", ("cause",))
@@ -228,3 +235,27 @@ class Server:
             self.events.emit(HANDSHAKE_FAILED, None, "unknown", type(error).__name__)
             return
         self.events.emit(LOOP_ERROR, None, message, type(error).__name__)
+
+
+def serve(gateway: Gateway, *addresses: str, log: LogSettings | None = None) -> None:
+    """Serve one gateway until SIGTERM or Ctrl-C: all that a program needs which is nothing but that gateway.
+
+    Log lines go where ``log`` says, by default in colour to standard error. Whoever needs more, such as several gateways, TLS
+    or a reload, makes a :class:`Server`.
+
+    Args:
+        addresses: as in ``ListenerSettings.address``: host:port, [v6]:port or unix:/path.
+    Raises: OSError for an address that cannot be bound.
+    """
+
+    async def until_told() -> None:
+        server = Server()
+        view = LogView(log or LogSettings(), server.events.unix_time)
+        server.events.add_view(view)
+        server.add(gateway, tuple(ListenerSettings(address=address) for address in addresses))
+        try:
+            await server.serve()
+        finally:
+            view.close()
+
+    run(until_told())

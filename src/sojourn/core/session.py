@@ -53,6 +53,9 @@ class Reason:
     INTERNAL = "internal error"
 
 
+_CANCELLING = frozenset(
+    {Reason.CLOSED, Reason.ABORTED, Reason.DRAINED, Reason.DEADLINE, Reason.LIMIT, Reason.PROTOCOL_ERROR}
+)
 _QUIET = frozenset({Reason.FINISHED, Reason.ABORTED, Reason.CONNECTION_LOST, Reason.CLOSED, Reason.DRAINED})
 
 
@@ -84,7 +87,7 @@ class Session(msgspec.Struct, eq=False):
 
     connection: Connection
     task: asyncio.Task[None] | None
-    trace: deque[Entry] | None
+    trace: list[Entry] | None
     state: Any
     gateway: Gateway
     config: Any
@@ -97,6 +100,7 @@ class Session(msgspec.Struct, eq=False):
     inbox: deque[Any] | None = None
     pending: PendingTable | None = None
     ended: str = ""
+    ended_at: float = 0.0
     about: str = ""
     on_send_error: Callable[[Session, ConnectionLost], None] | None = None
     outlives_connection: bool = False
@@ -127,6 +131,8 @@ class Session(msgspec.Struct, eq=False):
                 connection.now = connection.clock()
             redact = connection.redactors[type(message)]
             trace.append((connection.now, 1, len(data), message if redact is None else redact(message)))
+            if len(trace) > connection.trace_limit:
+                del trace[: len(trace) // 2]
 
     async def send(self, message: Any) -> None:
         """Send ``message``; suspends only while the connection is above its high-water mark.
@@ -207,8 +213,11 @@ class Session(msgspec.Struct, eq=False):
 
     def note(self, text: str, *, direction: int = Direction.STATE) -> None:
         """Write a line into the flight recorder; never a secret."""
-        if self.trace is not None:
-            self.trace.append((self.connection.clock(), direction, 0, text))
+        trace = self.trace
+        if trace is not None:
+            trace.append((self.connection.clock(), direction, 0, text))
+            if len(trace) > self.connection.trace_limit:
+                del trace[: len(trace) // 2]
 
     # More than one connection
 
@@ -298,7 +307,7 @@ class Session(msgspec.Struct, eq=False):
         if self.ended:
             return
         reason = reason_of(error)
-        self.note(_in_words(error), direction=Direction.ERROR)
+        self.note(in_words(error), direction=Direction.ERROR)
         if reason != Reason.CONNECTION_LOST:
             self.gateway.session_failed(self, error, reason)
             try:
@@ -324,7 +333,7 @@ class Session(msgspec.Struct, eq=False):
                 self.connection = self.others[-1]
                 return
         if self.outlives_connection:
-            self.note(_in_words(error))
+            self.note(in_words(error))
             return
         waiter = self.waiter
         if waiter is not None and not waiter.done():
@@ -347,27 +356,35 @@ class Session(msgspec.Struct, eq=False):
             self.fail(TimeoutError(f"the session was open for {now - self.started:.1f} s"))
 
     def _end(self, reason: str, cancel: asyncio.Task[None] | None = None) -> None:
-        """The one way out: leave every table, keep the trace, stop the task unless it is the caller."""
+        """Leave every table, keep the trace, stop the task unless it is the caller: the one way out."""
         self.ended = reason
-        task = self.task
-        if task is not None:
-            if reason in (Reason.CLOSED, Reason.ABORTED, Reason.DRAINED, Reason.DEADLINE, Reason.LIMIT, Reason.PROTOCOL_ERROR):
-                cancel = task
-            if task is not asyncio.current_task(self.connection.loop):
-                self.connection.manager.adopt(task)
-                if cancel is not None:
-                    cancel.cancel()
+        connection = self.connection
+        if self.task is not None:
+            self._leave_task(self.task, cancels=cancel is not None or reason in _CANCELLING)
         if self.pending is not None:
             self.pending.fail_all(ConnectionLost(reason))
-        self.gateway.session_ended(self, reason, failed=reason not in _QUIET)
+        self.inbox = None
+        if self.trace is not None:
+            self.ended_at = connection.now
+            if reason in _QUIET:
+                connection.keep_finished(self)
+            else:
+                connection.keep_failed(self)
         if self.others is None:
-            self.connection.ended(self)
+            connection.ended(self)
         else:
-            for connection in tuple(self.others):
-                connection.ended(self)
+            for one in tuple(self.others):
+                one.ended(self)
+
+    def _leave_task(self, task: asyncio.Task[None], *, cancels: bool) -> None:
+        """Hand a task that goes on to the manager, which awaits it; unless it is the one that ends the session."""
+        if task is not asyncio.current_task(self.connection.loop):
+            self.connection.manager.adopt(task)
+            if cancels:
+                task.cancel()
 
 
-def _in_words(error: BaseException) -> str:
+def in_words(error: BaseException) -> str:
     """Return an error as one line for people; the text of foreign exceptions may hold secrets and is left out."""
     if isinstance(error, (SojournError, TimeoutError)):
         return str(error) or type(error).__name__

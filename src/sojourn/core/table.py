@@ -1,6 +1,6 @@
 """SessionTable: the sessions of one connection, and whether it may open another.
 
-Knows nothing of bytes or tasks. There is one way out of the table, :meth:`SessionTable.end`.
+Knows nothing of bytes or tasks. There is one way out of the table, ``Connection.ended``.
 """
 
 from __future__ import annotations
@@ -57,11 +57,6 @@ class SessionTable:
         """Leave NEGOTIATING: the first reply says whether sessions may share the connection."""
         if self.mode == Mode.NEGOTIATING:
             self.mode = Mode.MULTI if multi else Mode.SINGLE
-
-    def end(self, key: Hashable) -> bool:
-        """Forget a session; return True if the connection has to close now."""
-        self.live.pop(key, None)
-        return self.mode != Mode.MULTI and not self.live
 
     def drain(self) -> bool:
         """Open nothing more; return True if nothing runs, so that the connection can close now."""

@@ -7,12 +7,13 @@ server is.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pwd
 import socket
 import stat
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -60,14 +61,26 @@ class Account:
         """Make a directory of mode 0700 that belongs to this user."""
         path.mkdir(mode=0o700)
         if not self.is_ours:
-            os.chown(path, self.uid, self.gid)
+            with _opened(path) as descriptor:
+                os.fchown(descriptor, self.uid, self.gid)
         return path
 
     def admit(self, path: Path) -> None:
         """Let this user, and nobody else, pass a directory or read a file that is ours and private."""
         if not self.is_ours:
-            os.chown(path, -1, self.gid)
-            path.chmod(0o710 if path.is_dir() else 0o640)
+            with _opened(path) as descriptor:
+                os.fchown(descriptor, -1, self.gid)
+                os.fchmod(descriptor, 0o710 if stat.S_ISDIR(os.fstat(descriptor).st_mode) else 0o640)
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[int]:
+    """Hold what a path names, for changing its owner: never what a link put in its place points to."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
 
 
 def ourselves() -> Account:

@@ -1,0 +1,1 @@
+"""The gateways: one package per protocol; none imports another."""

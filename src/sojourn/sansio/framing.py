@@ -50,7 +50,9 @@ class HeaderFraming:
         max_length_bytes: longest body; a header that promises more is refused before the body arrives.
     """
 
-    def __init__(self, layout: str, *, length: int, session: int | None = None, max_length_bytes: int = 65_536) -> None:
+    def __init__(
+        self, layout: str, *, length: int, session: int | None = None, max_length_bytes: int = 65_536
+    ) -> None:
         self._struct = Struct(layout)
         self._length = length
         self._session = session
@@ -65,7 +67,11 @@ class HeaderFraming:
         if end >= size:  # one packet that came alone is the usual case, and worth 0.06 us
             header = unpack(data)
             if header[length_at] == end - size <= most:
-                return [Packet(header, header[session_at] if session_at is not None else 0, data[size:])], end, size
+                return (
+                    [Packet(header, header[session_at] if session_at is not None else 0, data[size:])],
+                    end,
+                    size,
+                )
         while end - at >= size:
             header = unpack(data, at)
             length = header[length_at]
@@ -113,4 +119,6 @@ class LineFraming(Generic[PacketT_co]):
                 return good, at, len(rest) + 1
         if good:
             return good, at, 1
-        raise WireError(f"a line of more than {most} bytes", f"a line end within {most} bytes", "the line limit")
+        raise WireError(
+            f"a line of more than {most} bytes", f"a line end within {most} bytes", "the line limit"
+        )

@@ -83,6 +83,16 @@ def free_port():
         return taken.getsockname()[1]
 
 
+def connect_until(port, deadline):
+    while True:
+        try:
+            socket.create_connection(("127.0.0.1", port), 5).close()
+        except ConnectionRefusedError:
+            assert time.monotonic() < deadline, "slapd does not listen"
+        else:
+            return
+
+
 class OpenLdap:
     """A slapd of our own on loopback ports, with three people and two groups."""
 
@@ -93,7 +103,8 @@ class OpenLdap:
         authority.cert_pem.write_to_path(folder / "ca.pem")
         certificate.cert_chain_pems[0].write_to_path(folder / "server.pem")
         certificate.private_key_pem.write_to_path(folder / "server.key")
-        self.ports = free_port(), free_port()
+        with socket.create_server(("127.0.0.1", 0)) as one, socket.create_server(("127.0.0.1", 0)) as other:
+            self.ports = one.getsockname()[1], other.getsockname()[1]
         self.process = None
 
     def start(self, options=""):
@@ -113,6 +124,9 @@ class OpenLdap:
                 break
         else:
             pytest.fail("slapd did not start: " + "".join(lines[-5:]))
+        # It says that it starts a moment before it listens.
+        for port in self.ports:
+            connect_until(port, time.monotonic() + 20)
         self.reader = threading.Thread(target=self.read_log, daemon=True)
         self.log = []
         self.reader.start()

@@ -108,6 +108,7 @@ class TacacsGateway(Gateway):
             Policy(settings),
             self.accounting,
             self._records,
+            server.events.emit,
         )
         for view in self.config.keys.snapshot(server.events.unix_time(server.clock())):
             for warning in view.warnings:

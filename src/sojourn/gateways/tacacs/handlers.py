@@ -11,7 +11,7 @@ from typing import Final
 
 from sojourn.core.events import EventKind
 from sojourn.core.router import Router
-from sojourn.errors import BackendUnavailable, LimitExceeded
+from sojourn.errors import SojournError
 from sojourn.gateways.tacacs import mschap
 from sojourn.gateways.tacacs.login_state import ERROR, FAIL, PASS, Verdict
 from sojourn.gateways.tacacs.messages import (
@@ -40,9 +40,13 @@ AUTHENTICATED: Final = EventKind(
     "tacacs.authentication", ("outcome", "user", "device", "rem_addr", "method", "reason"), level="info"
 )
 AUTHORIZED: Final = EventKind(
-    "tacacs.authorization", ("outcome", "user", "device", "rem_addr", "request", "rule", "reason"), level="info"
+    "tacacs.authorization",
+    ("outcome", "user", "device", "rem_addr", "request", "rule", "reason"),
+    level="info",
 )
-ACCOUNTED: Final = EventKind("tacacs.accounting", ("outcome", "user", "device", "kind", "reason"), level="info")
+ACCOUNTED: Final = EventKind(
+    "tacacs.accounting", ("outcome", "user", "device", "kind", "reason"), level="info"
+)
 
 OUTCOMES: Final = {PASS: "pass", FAIL: "fail", ERROR: "error"}
 DENIED_TEXT: Final = "Authentication failed."
@@ -97,7 +101,7 @@ def _decided(session: TacacsSession, start: AuthenStart, verdict: Verdict, user:
     """Tell what was decided and why."""
     user = user or start.user
     session.about = user
-    session.gateway.server.events.emit(
+    session.config.emit(
         AUTHENTICATED,
         session,
         OUTCOMES[verdict.outcome],
@@ -117,15 +121,20 @@ def _finish(session: TacacsSession, start: AuthenStart, verdict: Verdict, user: 
 @router.on(AuthenStart, action=Action.LOGIN, authen_type=AuthenType.PAP)
 def pap_login(session: TacacsSession, start: AuthenStart) -> Awaitable[None] | None:
     """RFC 8907 section 5.4.2.2: one START with the password, one verdict; inline if it was verified a moment ago."""
+    if (
+        start.service == Service.LOGIN
+        and start.priv_lvl <= _MAX_PRIV_LVL
+        and "pap" in session.device.authen_types
+    ):
+        verdict = session.config.users.check_password_now(start.user, start.data)
+        if verdict is not None:
+            _decided(session, start, verdict)
+            session.finish(_REPLIES[verdict.outcome])
+            return None
     objection = _objection(session, start)
     if objection is not None:
         session.finish(objection)
         return None
-    if start.service != Service.ENABLE:
-        verdict = session.config.users.check_password_now(start.user, start.data)
-        if verdict is not None:
-            _finish(session, start, verdict)
-            return None
     return _slow_pap_login(session, start)
 
 
@@ -220,6 +229,10 @@ def _challenge_login(session: TacacsSession, start: AuthenStart) -> None:
     if objection is not None:
         session.finish(objection)
         return
+    if start.service == Service.ENABLE:
+        # The challenge proves the login secret; the ENABLE password is another one, kept as a hash alone.
+        _finish(session, start, Verdict(FAIL, "ENABLE with a challenge is not supported"))
+        return
     user, data, kind = start.user, start.data, start.authen_type
 
     def explains(secret: bytes) -> bool:
@@ -247,7 +260,7 @@ def unusual_start(session: TacacsSession, start: AuthenStart) -> None:
 def authorize(session: TacacsSession, request: AuthorRequest) -> None:
     """RFC 8907 section 6: exactly one pair of packets; ``authen_method`` is a claim and decides nothing."""
     config = session.config
-    device = session.connection.peer.context
+    device = session.device
     user, args = request.user, request.args
     session.about = user
     if not _is_defined(request):
@@ -276,7 +289,7 @@ def authorize(session: TacacsSession, request: AuthorRequest) -> None:
 
 
 def _authorized(session: TacacsSession, request: AuthorRequest, outcome: str, rule: str, reason: str) -> None:
-    session.gateway.server.events.emit(
+    session.config.emit(
         AUTHORIZED,
         session,
         outcome,
@@ -319,7 +332,7 @@ async def account(session: TacacsSession, request: AcctRequest) -> None:
     )
     try:
         await config.accounting.store(record)
-    except (BackendUnavailable, LimitExceeded) as error:
+    except SojournError as error:
         _accounted(session, request, "error", str(error))
         session.finish(AcctReply(AcctStatus.ERROR))
         return
@@ -328,7 +341,7 @@ async def account(session: TacacsSession, request: AcctRequest) -> None:
 
 
 def _accounted(session: TacacsSession, request: AcctRequest, outcome: str, reason: str) -> None:
-    session.gateway.server.events.emit(
+    session.config.emit(
         ACCOUNTED,
         session,
         outcome,

@@ -6,8 +6,10 @@ is one exchange. Knows nothing of users, rules or sinks; what the messages mean 
 
 from __future__ import annotations
 
-from collections.abc import Hashable
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import msgspec
 
 from sojourn.core.session import Reason, Session
 from sojourn.core.table import Mode
@@ -44,7 +46,13 @@ MAX_SEQ_NO = 255
 KEY_NOTE_INTERVAL_S = 1.0
 """A key's last use is stamped this often at most: once per session would cost 0.2 us of each."""
 
-_MINOR_ONE_TYPES = frozenset({AuthenType.PAP, AuthenType.CHAP, AuthenType.MSCHAP, AuthenType.MSCHAPV2})
+_VERSIONS = {
+    AuthenType.ASCII: Version.DEFAULT,
+    AuthenType.PAP: Version.ONE,
+    AuthenType.CHAP: Version.ONE,
+    AuthenType.MSCHAP: Version.ONE,
+    AuthenType.MSCHAPV2: Version.ONE,
+}
 _ERRORS = {
     PacketType.AUTHEN: AuthenReply(AuthenStatus.ERROR),
     PacketType.AUTHOR: AuthorReply(AuthorStatus.ERROR),
@@ -52,11 +60,11 @@ _ERRORS = {
 }
 
 
-class Snapshot(NamedTuple):
+class Snapshot(msgspec.Struct, frozen=True):
     """Everything that one configuration decides, made at once and never changed; a session keeps its own.
 
-    ``accounting`` and ``records`` are the gateway's and outlive snapshots: a record is stored wherever the
-    present configuration says.
+    ``accounting``, ``records`` and ``emit`` are the gateway's and outlive snapshots: a record is stored wherever
+    the present configuration says.
     """
 
     settings: TacacsSettings
@@ -66,6 +74,7 @@ class Snapshot(NamedTuple):
     policy: Policy
     accounting: Accounting
     records: RecordMaker
+    emit: Callable[..., None]
 
 
 class TacacsSession(Session):
@@ -78,6 +87,7 @@ class TacacsSession(Session):
     version: int = 0
     type: int = 0
     seq_no: int = 0
+    device: Device = None  # type: ignore[assignment]  # the codec fills it in with the first packet
 
     def take(self, message: Any) -> None:
         """Take a CONTINUE; an ABORT ends the session whatever it waits for (RFC 8907 section 5.4.3)."""
@@ -95,32 +105,28 @@ class TacacsSession(Session):
         answer = await self.ask(question, AuthenContinue, within_s=self.config.settings.prompt_timeout_s)
         return bytes(answer.user_msg)
 
-    @property
-    def device(self) -> Device:
-        """Return the device that the connection was admitted as."""
-        return self.connection.peer.context  # type: ignore[no-any-return]  # set by the gateway's admit
-
 
 class TacacsCodec:
     """Packets to messages for one connection, remembering the key that fits.
 
     Life: made with the connection. Always true: once ``is_mismatched`` no session is opened on the connection any
-    more (RFC 8907 sections 4.4 and 10.5.2).
+    more (RFC 8907 sections 4.4 and 10.5.2); a session is spoken to with the key of its first packet, also while a
+    device changes keys in the midst of others.
     """
 
     __slots__ = (
         "_connection",
-        "_is_tls",
         "_key",
         "_keys",
         "_noted",
+        "_unencrypted",
         "_wants_single_connect",
         "is_mismatched",
     )
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
-        self._is_tls = connection.peer.is_tls
+        self._unencrypted = Flag.UNENCRYPTED if connection.peer.is_tls else 0
         self._key: bytes | None = None
         self._keys: KeyRing | None = None
         self._noted = 0.0
@@ -135,23 +141,27 @@ class TacacsCodec:
         Raises: WireError, with the rule that is broken; the gateway's farewell answers it.
         """
         seq_no = packet.seq_no
-        if session.seq_no == 0:
+        if session.seq_no:
+            self._check_order(session, packet)
+            session.seq_no = seq_no
+        else:
             session.version, session.type, session.seq_no = packet.version, packet.type, seq_no
+            session.device = self._connection.peer.context
             if seq_no != 1:
                 raise WireError(f"a first packet with seq_no {seq_no}", "seq_no 1", "RFC 8907 section 4.1")
             if self._connection.table.mode == Mode.NEGOTIATING:
                 self._wants_single_connect = bool(packet.flags & Flag.SINGLE_CONNECT)
-        else:
-            self._check_order(session, packet)
-            session.seq_no = seq_no
-        if bool(packet.flags & Flag.UNENCRYPTED) is not self._is_tls:
+        if packet.flags & 1 != self._unencrypted:
             self.is_mismatched = True
             raise self._flag_error()
-        if session.type not in _ERRORS:
+        if packet.type not in _ERRORS:
             raise WireError(f"packet type {packet.type}", "1, 2 or 3", "RFC 8907 section 4.1")
         message = self._open(session, packet)
-        if session.version != Version.DEFAULT or type(message) is AuthenStart:
-            self._check_version(session, message)
+        if type(message) is AuthenStart:
+            if _VERSIONS.get(message.authen_type, session.version) != session.version:
+                self._refuse_version(session, message)
+        elif session.version != Version.DEFAULT and session.type != PacketType.AUTHEN:
+            self._refuse_version(session, message)
         return message
 
     def _check_order(self, session: TacacsSession, packet: Packet) -> None:
@@ -166,23 +176,25 @@ class TacacsCodec:
             raise WireError("another type or version", "those of the first packet", "RFC 8907 section 4.1")
 
     def _flag_error(self) -> WireError:
-        if self._is_tls:
+        if self._unencrypted:
             return WireError("a packet without UNENCRYPTED", "the flag set over TLS", "RFC 9887 section 4")
         return WireError("a packet with UNENCRYPTED", "an obfuscated body", "RFC 8907 section 4.5")
 
     def _open(self, session: TacacsSession, packet: Packet) -> Any:
-        if self._is_tls:
+        if self._unencrypted:
             return self._decode_body(session, packet, packet.body)
-        keys = session.config.keys
         key = self._key
-        if key is not None and keys is self._keys:
+        if key is not None and session.config.keys is self._keys:
             if session.started - self._noted > KEY_NOTE_INTERVAL_S:
                 self._note(session, key)
+            seq_no = packet.seq_no
+            body = obfuscate(packet.body, key, packet.session_id, packet.version, seq_no)
             try:
-                body = obfuscate(packet.body, key, packet.session_id, packet.version, packet.seq_no)
+                if not session.device.quirks:
+                    return decode_body(packet.type, seq_no, body)
                 return self._decode_body(session, packet, body)
             except WireError:
-                if packet.seq_no != 1:
+                if seq_no != 1:
                     self.is_mismatched = True
                     raise
         return self._try_keys(session, packet)
@@ -197,14 +209,14 @@ class TacacsCodec:
             try:
                 message = self._decode_body(session, packet, body)
             except WireError as mismatch:
+                if self._is_only_an_arg(packet, body):
+                    self._use(session, key)
+                    raise
                 error = error or mismatch
                 continue
-            self._key, self._keys = key, keys
-            self._note(session, key)
+            self._use(session, key)
             return message
         self.is_mismatched = True
-        if self._key is None and candidates:
-            self._key = candidates[0]
         if error is None or len(candidates) != 1:
             raise WireError(
                 f"a body that none of {len(candidates)} keys of device {session.device.name} opens",
@@ -212,6 +224,30 @@ class TacacsCodec:
                 "RFC 8907 section 4.5",
             )
         raise error
+
+    @staticmethod
+    def _is_only_an_arg(packet: Packet, body: bytes) -> bool:
+        """Say whether nothing but an argument is bad: then the key is right, and the connection goes on."""
+        if packet.type == PacketType.AUTHEN:
+            return False
+        try:
+            decode_body(packet.type, packet.seq_no, body, bare_args=True, empty_args=True)
+        except WireError:
+            return False
+        return True
+
+    def _use(self, session: TacacsSession, key: bytes) -> None:
+        """Take ``key`` for the connection; sessions that run keep the one that they began with."""
+        previous = self._key
+        if previous is not None and previous != key:
+            live, held = self._connection.table.live, self._held
+            self._held = {each: held.get(each, previous) for each in live if each != session.key}
+        self._key, self._keys = key, session.config.keys
+        self._note(session, key)
+
+    def _key_of(self, session_id: Hashable) -> bytes | None:
+        held = self._held
+        return held.get(session_id, self._key) if held else self._key
 
     def _note(self, session: TacacsSession, key: bytes) -> None:
         self._noted = session.started
@@ -236,14 +272,12 @@ class TacacsCodec:
         )
 
     @staticmethod
-    def _check_version(session: TacacsSession, message: Any) -> None:
-        """Minor version 1 is for PAP, CHAP and MS-CHAP, 0 for all else (RFC 8907 section 4.1, table 1)."""
-        if isinstance(message, AuthenStart):
-            wants_one = message.authen_type in _MINOR_ONE_TYPES and message.action == Action.LOGIN
-            is_known = message.authen_type in _MINOR_ONE_TYPES or message.authen_type == AuthenType.ASCII
-            if not is_known or (session.version == Version.ONE) is wants_one:
-                return
-        elif session.type == PacketType.AUTHEN or "minor-version-on-author" in session.device.quirks:
+    def _refuse_version(session: TacacsSession, message: Any) -> None:
+        """Refuse a minor version that does not go with the request (RFC 8907 section 4.1, table 1)."""
+        if type(message) is AuthenStart:
+            if message.action != Action.LOGIN and message.authen_type != AuthenType.ASCII:
+                return  # answered as unsupported, whatever its version
+        elif "minor-version-on-author" in session.device.quirks:
             return
         raise RemoteProtocolError(
             f"minor version {session.version & 0x0F} on {type(message).__name__}",
@@ -258,30 +292,50 @@ class TacacsCodec:
         if type(message) is Packet:
             return encode_packet(message.version, message.type, message.seq_no, 0, message.session_id, b"")
         seq_no = session.seq_no + 1
-        if seq_no > MAX_SEQ_NO or seq_no & 1:
-            raise LocalProtocolError(f"seq_no {seq_no} of ours", "an even one below 255", "RFC 8907 section 4.1")
-        session.seq_no = seq_no
-        return self.packet(session.version, session.type, seq_no, session.key, encode_body(message))
-
-    def packet(self, version: int, packet_type: int, seq_no: int, session_id: Hashable, body: bytes) -> bytes:
-        """Return a whole packet of ours; the connection's first one answers the offer of single-connection mode."""
-        flags = Flag.UNENCRYPTED if self._is_tls else 0
-        table = self._connection.table
-        if table.mode == Mode.NEGOTIATING:
-            is_granted = (
-                self._wants_single_connect and not self.is_mismatched and self._connection.peer.context.single_connect
+        if seq_no & 1 or seq_no > MAX_SEQ_NO:
+            raise LocalProtocolError(
+                f"seq_no {seq_no} of ours", "an even one below 255", "RFC 8907 section 4.1"
             )
-            if is_granted:
-                flags |= Flag.SINGLE_CONNECT
-            table.negotiated(multi=is_granted)
-        return encode_packet(version, packet_type, seq_no, flags, session_id, body, self._key)  # type: ignore[arg-type]  # the key of a TACACS+ session is its session_id
+        session.seq_no = seq_no
+        flags = self._unencrypted
+        if self._connection.table.mode == Mode.NEGOTIATING:
+            flags |= self._negotiate()
+        return encode_packet(
+            session.version,
+            session.type,
+            seq_no,
+            flags,
+            session.key,  # type: ignore[arg-type]  # the key of a TACACS+ session is its session_id
+            encode_body(message),
+            self._key or self._first_key(),
+        )
+
+    def _first_key(self) -> bytes | None:
+        """Return the key to answer with where none has fitted yet: the one most likely to be the device's."""
+        candidates = self._connection.gateway.config.keys.candidates(self._connection.peer.context)
+        return candidates[0] if candidates and not self._unencrypted else None
+
+    def _negotiate(self) -> int:
+        """Answer the offer of single-connection mode in our first packet; return the flag if it is granted."""
+        is_granted = (
+            self._wants_single_connect
+            and not self.is_mismatched
+            and self._connection.peer.context.single_connect
+        )
+        self._connection.table.negotiated(multi=is_granted)
+        return Flag.SINGLE_CONNECT if is_granted else 0
 
     def error_packet(self, packet: Packet) -> bytes | None:
-        """Return the ERROR that refuses a packet for which no session may open; None where none can be said."""
+        """Return the ERROR that refuses a packet for which no session may open; None where none can be said.
+
+        It is no reply to the connection's first packet, and so says nothing of single-connection mode.
+        """
         error = _ERRORS.get(packet.type)
-        if error is None or packet.seq_no != 1 or (self._key is None and not self._is_tls):
+        key = self._key or self._first_key()
+        if error is None or packet.seq_no != 1 or (key is None and not self._unencrypted):
             return None
-        return self.packet(packet.version, packet.type, 2, packet.session_id, encode_body(error))
+        body = encode_body(error)
+        return encode_packet(packet.version, packet.type, 2, self._unencrypted, packet.session_id, body, key)
 
 
 def error_reply(session: TacacsSession) -> Any:

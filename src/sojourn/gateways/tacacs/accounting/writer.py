@@ -296,7 +296,7 @@ class Writer:
             self._is_doubtful = False
             self._backoff.reset()
             self._settle(waiters, None)
-        # Also a sink that refuses a record has answered; it may have been called down because it took so long.
+        # Also a sink that refuses a record has answered; it may have been called down for its silence.
         if self.health != UP:
             self._comes_up()
 

@@ -1,0 +1,46 @@
+"""What every measured server does at its start and its end: take its core, say its port, end with its parent.
+
+Knows nothing of what is served.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import resource
+import sys
+
+SERVER_CORE = 0
+LOAD_CORE = 1
+
+
+_NICENESS = -10
+
+
+def take_core(core: int) -> None:
+    """Run on this core only and before others, where the system lets us choose; server and load must not share one.
+
+    Precedence matters on a shared machine: a load that waits for its core leaves the server idle, and a server that
+    falls asleep between packets costs more for each.
+    """
+    with contextlib.suppress(AttributeError, OSError):
+        os.sched_setaffinity(0, {core})
+    with contextlib.suppress(OSError):
+        os.setpriority(os.PRIO_PROCESS, 0, _NICENESS)
+
+
+def allow_many_files() -> int:
+    """Raise the limit of open files as far as we may, and return it."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    return hard
+
+
+async def serve_until_parent_ends(port: int) -> None:
+    """Tell the port on standard output, then wait for standard input to close: no server survives its bench."""
+    print(port, flush=True)
+    ended = asyncio.Event()
+    asyncio.get_running_loop().add_reader(sys.stdin.fileno(), ended.set)
+    await ended.wait()
