@@ -100,7 +100,7 @@ def main() -> int:
         measure.RESULTS / "core.png",
         "The core's lanes, CPU per packet (times a bare uvloop protocol)",
         {shape: {name: table.ratio(shape, name, "bare") for name in SERIES} for shape in shapes},
-        [gate for gate in RATIO_GATES],
+        RATIO_GATES,
     )
     return 1 if options.strict and not all(gate.is_kept for gate in gates) else 0
 

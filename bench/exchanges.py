@@ -74,9 +74,7 @@ def echo_traffic(exchange: Exchange | None = None) -> Traffic:
     Args:
         exchange: one whose packet sizes the echoed ones shall have; by default 40 bytes of body.
     """
-    sizes = (
-        (ECHO_BODY_BYTES,) if exchange is None else tuple(len(p) - _HEADER.size for p in exchange.packets)
-    )
+    sizes = (ECHO_BODY_BYTES,) if exchange is None else tuple(len(p) - _HEADER.size for p in exchange.packets)
     exchanges = [
         Exchange(
             session_id,
@@ -166,9 +164,7 @@ def _traffic(
         zip(session_ids, itertools.cycle(USERS), strict=False)
     ):
         packets = tuple(
-            encode_packet(
-                version, packet_type, 2 * step + 1, flags, session_id, encode_body(request), KEY
-            )
+            encode_packet(version, packet_type, 2 * step + 1, flags, session_id, encode_body(request), KEY)
             for step, request in enumerate(requests_of(user, password, number))
         )
         exchanges.append(Exchange(session_id, packets, answer_bytes))

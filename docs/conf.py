@@ -3,7 +3,13 @@
 from __future__ import annotations
 
 import re
+import sys
 from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+from reference_pages import write_pages
+
+write_pages()
 
 _PACKAGE = Path(__file__).resolve().parent.parent / "src" / "sojourn" / "__init__.py"
 _VERSION = re.search(r'^__version__ = "(.+)"$', _PACKAGE.read_text(encoding="utf-8"), re.MULTILINE)

@@ -7,15 +7,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
-from itertools import islice
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+from sojourn.admin.core_view import CoreView
 from sojourn.admin.serving import AdminServer, control_socket
-from sojourn.admin.view import Health, Page, SessionQuery, SessionRow, Trace, TraceEntry
+from sojourn.config.soundness import file_problems
 from sojourn.core.events import EventKind
 from sojourn.core.logs import LogView
 from sojourn.core.loop import run as run_loop
-from sojourn.core.metrics import metrics_text
 from sojourn.core.server import Server
 from sojourn.errors import ConfigError, Problem
 from sojourn.gateways.tacacs.gateway import TacacsGateway
@@ -23,144 +22,112 @@ from sojourn.gateways.tacacs.gateway import TacacsGateway
 if TYPE_CHECKING:
     from sojourn.config import SojournSettings
     from sojourn.core.gateway import Gateway
-    from sojourn.core.registry import SessionSnapshot
-    from sojourn.core.settings import ListenerSettings
+    from sojourn.core.settings import ListenerSettings, LogSettings
 
 CONFIG_REFUSED = EventKind("config.refused", ("problem",), level="error")
 """The configuration that was read again has a problem; the old one stays in force."""
 NEEDS_RESTART = EventKind("config.needs_restart", ("what",), level="warning")
 """A change of the configuration that no reload can bring."""
+ADMIN_STARTED = EventKind("admin.started", ("socket", "address"))
+"""Operators are listened to; the address is empty where only the control socket is open."""
+LOG_NOT_REOPENED = EventKind("log.not_reopened", ("error",), level="error")
+"""The log's file could not be opened again; lines go on into the old one."""
 
-_STATES = {"live": "open", "ended": "finished", "failed": "failed"}
-_WANTED = {"": "", "open": "live", "finished": "ended", "failed": "failed"}
+_ONLY_AT_START = ("log", "admin", "recorder", "offload")
 
 
-class Daemon:
-    """One running Sojourn: a server with its gateways, and what operators see of it.
+class Table(NamedTuple):
+    """One gateway's table of the settings, and what makes a gateway of it."""
+
+    name: str
+    settings: Any
+    listeners: Sequence[ListenerSettings]
+    make: Callable[[Any], Gateway]
+
+
+def tables_of(settings: SojournSettings) -> Iterator[Table]:
+    """Yield the table of every gateway that is configured."""
+    if settings.tacacs is not None:
+        yield Table(TacacsGateway.name, settings.tacacs, settings.tacacs.listeners, TacacsGateway)
+
+
+class Daemon(CoreView):
+    """One running Sojourn: a server with its gateways, and what operators see of it and may order.
 
     Life: made from settings, ``serve`` runs it to its end. It is the ``ServerView`` of the admin API.
 
     Args:
         settings: without problems.
         read_again: reads the configuration for a reload; raises ConfigError with every problem.
+    Raises: ConfigError with every problem of the files that the settings name; nothing is open then.
     """
 
     def __init__(self, settings: SojournSettings, read_again: Callable[[], SojournSettings]) -> None:
+        if problems := list(file_problems(settings)):
+            raise ConfigError(problems)
         self._settings = settings
         self._read_again = read_again
-        self.server = Server(
-            recorder=settings.recorder, offload=settings.offload, on_reload=self._reload_on_signal
-        )
-        self.log = LogView(settings.log, self.server.events.unix_time)
-        self.server.events.add_view(self.log)
+        server = Server(recorder=settings.recorder, offload=settings.offload, on_reload=self._read_and_swap)
+        super().__init__(server)
+        self.log = _open_log(settings.log, server.events.unix_time)
+        server.events.add_view(self.log)
         self.admin = AdminServer(self, settings.admin, control_socket(settings.admin, os.environ))
-        for gateway, listeners in _gateways(settings):
-            self.server.add(gateway, listeners)
+        for table in tables_of(settings):
+            server.add(table.make(table.settings), table.listeners)
 
     async def serve(self) -> None:
-        """Run until a signal says stop; then drain.
+        """Run until a signal or an operator says stop; then drain.
 
         Raises: ConfigError where an address cannot be bound or a file cannot be used; nothing is left running.
         """
-        await self.admin.start()
         try:
+            await self.admin.start()
+            self.server.events.emit(ADMIN_STARTED, None, str(self.admin.control), self.admin.address)
             await self.server.serve()
         except OSError as error:
-            raise ConfigError(
-                [Problem("configuration", 0, "", "", str(error), "an address that can be bound")]
-            ) from error
+            found = error.strerror or type(error).__name__
+            wanted = "addresses that are free and files that this user can open"
+            raise ConfigError([Problem("sojourn", 0, "", "start", found, wanted)]) from error
         finally:
             await self.admin.stop()
+            self.server.events.flush()
             self.log.close()
 
     # Reload
 
-    def _reload_on_signal(self) -> None:
+    def _read_and_swap(self) -> None:
         """Put the file's present content in force, or tell what is wrong with it and change nothing."""
         try:
-            self._put_in_force()
+            settings = self._read_again()
+            if problems := list(file_problems(settings)):
+                raise ConfigError(problems)
         except ConfigError as error:
             for problem in error.problems:
                 self.server.events.emit(CONFIG_REFUSED, None, str(problem))
             raise
-
-    def _put_in_force(self) -> None:
-        settings = self._read_again()
-        for part in ("log", "admin", "recorder", "offload"):
-            if getattr(settings, part) != getattr(self._settings, part):
-                self.server.events.emit(NEEDS_RESTART, None, part)
-        for gateway, listeners in _gateways(settings):
-            running = self.server.gateways.get(gateway.name)
-            if running is None:
-                self.server.events.emit(NEEDS_RESTART, None, f"{gateway.name}, a new gateway")
-                continue
-            if listeners != self._listeners_of(gateway.name):
-                self.server.events.emit(NEEDS_RESTART, None, f"{gateway.name}.listeners")
-            running.reload(getattr(settings, gateway.name))
+        self._swap(settings)
         self._settings = settings
+        try:
+            self.log.reopen()
+        except OSError as error:
+            self.server.events.emit(LOG_NOT_REOPENED, None, error.strerror or type(error).__name__)
 
-    def _listeners_of(self, name: str) -> Sequence[ListenerSettings]:
-        return getattr(getattr(self._settings, name), "listeners", ())
+    def _swap(self, settings: SojournSettings) -> None:
+        """Hand each running gateway its new table, and name every change that has to wait for a restart."""
+        server = self.server
+        waiting = [part for part in _ONLY_AT_START if getattr(settings, part) != getattr(self._settings, part)]
+        tables = {table.name: table for table in tables_of(settings)}
+        waiting += [f"{name}, a new gateway" for name in tables.keys() - server.gateways.keys()]
+        waiting += [f"{name}, which is gone" for name in server.gateways.keys() - tables.keys()]
+        for name, gateway in server.gateways.items():
+            if name in tables:
+                if not server.use_listeners(name, tables[name].listeners):
+                    waiting.append(f"{name}.listeners")
+                gateway.reload(tables[name].settings)
+        for what in waiting:
+            server.events.emit(NEEDS_RESTART, None, what)
 
-    # The admin API's view
-
-    def list_sessions(self, query: SessionQuery) -> Page:
-        """Return at most ``query.limit`` sessions, live ones first.
-
-        Raises: ValueError if the cursor is none that an earlier page gave.
-        """
-        start = int(query.cursor or 0)
-        if start < 0:
-            raise ValueError(query.cursor)
-        rows = self.server.registry.snapshots(
-            gateway=query.gateway, state=_WANTED[query.state], search=query.search
-        )
-        page = [_row(snapshot) for snapshot in islice(rows, start, start + query.limit + 1)]
-        more = len(page) > query.limit
-        return Page(sessions=tuple(page[: query.limit]), next_cursor=str(start + query.limit) if more else "")
-
-    def find_session(self, session_id: str) -> SessionRow | None:
-        """Return a session, open or still remembered."""
-        snapshot = self.server.registry.find(session_id)
-        return None if snapshot is None else _row(snapshot)
-
-    def trace(self, session_id: str) -> Trace | None:
-        """Return what was recorded of a session."""
-        snapshot, entries = self.server.registry.find(session_id), self.server.registry.trace(session_id)
-        if snapshot is None or entries is None:
-            return None
-        return Trace(
-            session=_row(snapshot),
-            entries=tuple(
-                TraceEntry(
-                    at=snapshot.started + entry.at_s,
-                    kind=entry.direction,  # type: ignore[arg-type]  # the registry's words are the view's
-                    name=entry.name,
-                    text=entry.summary,
-                    size_bytes=entry.size_bytes,
-                )
-                for entry in entries
-            ),
-        )
-
-    async def close_session(self, session_id: str) -> bool:
-        """End an open session; return whether there was one."""
-        return self.server.registry.close(session_id)
-
-    def metrics_text(self) -> str:
-        """Return all metrics in Prometheus' text format."""
-        return metrics_text(self.server).decode()
-
-    def health(self) -> Health:
-        """Return whether the process works: its loop answers, or nobody would read this."""
-        return Health(ok=True, parts={"loop": "running"})
-
-    def readiness(self) -> Health:
-        """Return whether new sessions are welcome."""
-        listeners = {listener.manager.gateway.name: "listening" for listener in self.server.listeners}
-        return Health(
-            ok=self.server.is_ready, parts=listeners if self.server.is_ready else {"server": "not ready"}
-        )
+    # What operators may order
 
     async def reload(self) -> None:
         """Read the configuration again and put it in force.
@@ -171,26 +138,16 @@ class Daemon:
 
     async def drain(self) -> None:
         """Begin to stop; returns at once."""
-        self.server.ask_to_stop("asked by the operator")
+        self.server.ask_to_stop("asked by an operator")
 
 
-def _gateways(settings: SojournSettings) -> Iterator[tuple[Gateway, Sequence[ListenerSettings]]]:
-    """Yield a new gateway, and where it listens, for each table of the settings that is there."""
-    if settings.tacacs is not None:
-        yield TacacsGateway(settings.tacacs), settings.tacacs.listeners
-
-
-def _row(snapshot: SessionSnapshot) -> SessionRow:
-    return SessionRow(
-        id=snapshot.id,
-        gateway=snapshot.gateway,
-        peer=snapshot.peer,
-        about=snapshot.about,
-        state=_STATES[snapshot.state],  # type: ignore[arg-type]  # the table's words are the view's
-        started=snapshot.started,
-        ended=snapshot.ended or None,
-        reason=snapshot.reason,
-    )
+def _open_log(settings: LogSettings, unix_time: Callable[[float], float]) -> LogView:
+    try:
+        return LogView(settings, unix_time)
+    except OSError as error:
+        found = f"{settings.file!r}: {error.strerror}"
+        wanted = "a file that this user can write"
+        raise ConfigError([Problem("(start)", 0, "log", "file", found, wanted)]) from error
 
 
 def run(settings: SojournSettings, read_again: Callable[[], SojournSettings]) -> None:
@@ -203,10 +160,3 @@ def run(settings: SojournSettings, read_again: Callable[[], SojournSettings]) ->
         await Daemon(settings, read_again).serve()
 
     run_loop(serve())
-
-
-def run_demo() -> None:
-    """Run every gateway on made-up devices and users, with real traffic through each."""
-    from sojourn.demo import serve_demo  # noqa: PLC0415 - the daemon itself never needs it
-
-    run_loop(serve_demo())

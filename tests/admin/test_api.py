@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
+import os
+import re
 import socket
 import stat
 from collections.abc import AsyncIterator, Callable, Coroutine
@@ -14,6 +17,8 @@ import aiohttp
 import pytest
 
 from sojourn.admin.config import AdminSettings
+from sojourn.admin.openapi import OPERATIONS
+from sojourn.admin.rendering import trace_mermaid
 from sojourn.admin.serving import AdminServer, control_socket
 from sojourn.admin.view import Health, Page, SessionQuery, SessionRow, Trace, TraceEntry
 from sojourn.core.secret import Secret
@@ -36,6 +41,7 @@ class FakeServer:
     def __init__(self) -> None:
         self.queries: list[SessionQuery] = []
         self.orders: list[str] = []
+        self.notes: list[tuple[str, str, str]] = []
         self.reload_error: Exception | None = None
         self.is_ready = True
 
@@ -77,6 +83,12 @@ class FakeServer:
 
     async def drain(self) -> None:
         self.orders.append("drain")
+
+    def note_order(self, what: str, who: str, outcome: str) -> None:
+        self.notes.append((what, who, outcome))
+
+    def note_failure(self, request: str, error: Exception) -> None:
+        self.notes.append((request, type(error).__name__, "failed"))
 
 
 @contextlib.asynccontextmanager
@@ -349,3 +361,79 @@ def test_requests_at_once_are_all_answered(run: Run, tmp_path: Path) -> None:
             assert {answer.status for answer in answers} == {200}
 
     run(scene())
+
+
+def test_every_order_is_noted_with_who_gave_it(run: Run, tmp_path: Path) -> None:
+    """Over the control socket the kernel says who, over TCP the token does; refused orders are noted too."""
+    view = FakeServer()
+    settings = AdminSettings(address="127.0.0.1:0", token=Secret(TOKEN))
+
+    async def scene() -> None:
+        async with serving(view, tmp_path / "s", settings) as (local, remote):
+            await local.post("/api/v1/drain")
+            await local.delete("/api/v1/sessions/nobody")
+            await remote.delete("/api/v1/sessions/1", headers={"Authorization": f"Bearer {TOKEN}"})
+            await remote.post("/api/v1/reload")
+            await remote.get("/api/v1/sessions")
+            await remote.post("/api/v1/anything\x1b")
+
+    run(scene())
+    me = f"local user {os.geteuid()}, process {os.getpid()}"
+    assert view.notes == [
+        ("drain", me, "done"),
+        ("close session nobody", me, "refused: Not Found"),
+        ("close session 1", "the token from 127.0.0.1", "done"),
+        ("reload", "nobody known from 127.0.0.1", "refused: Unauthorized"),
+    ]
+    assert view.orders == ["drain", "close nobody", "close 1"]
+
+
+def test_the_openapi_document_describes_what_is_served(run: Run, tmp_path: Path) -> None:
+    """Every operation is in it, every reference leads somewhere, and what is served fits its schema's names."""
+
+    async def scene() -> tuple[Any, Any]:
+        async with serving(FakeServer(), tmp_path / "s") as (local, _):
+            described = await (await local.get("/api/v1/openapi.json")).json()
+            return described, await (await local.get("/api/v1/sessions")).json()
+
+    described, page = run(scene())
+    operations = {(method, path) for path, methods in described["paths"].items() for method in methods}
+    assert operations == {(one.method.lower(), one.path) for one in OPERATIONS}
+    schemas = described["components"]["schemas"]
+    references = re.findall(r'"#/components/schemas/(\w+)"', json.dumps(described))
+    assert set(references) == set(schemas)
+    assert set(page) <= set(schemas["Page"]["properties"])
+    assert set(page["sessions"][0]) == set(schemas["SessionRow"]["properties"])
+    assert described["paths"]["/healthz"]["get"]["security"] == []
+    assert described["paths"]["/api/v1/drain"]["post"]["security"] == [{"token": []}]
+
+
+def test_a_request_that_crashes_is_told_to_the_operator(run: Run, tmp_path: Path) -> None:
+    """The one who asked gets no text of the error; the log says which request it was."""
+    view = FakeServer()
+    view.reload_error = RuntimeError("a secret text")
+
+    async def scene() -> None:
+        async with serving(view, tmp_path / "s") as (local, _):
+            assert (await local.post("/api/v1/reload")).status == 500
+
+    run(scene())
+    assert view.notes[0] == ("POST /api/v1/reload", "RuntimeError", "failed")
+    assert view.notes[1][2] == "refused: Internal Server Error"
+
+
+def test_a_diagram_names_who_really_spoke() -> None:
+    """A gateway that knows its peers by name calls them so; a session may have more than two parties."""
+    entries = tuple(
+        TraceEntry(at=1e9, kind="in", name=name, source=source, target="echo")
+        for name, source in (("A", "lab-1"), ("B", "lab-2"))
+    )
+    lines = trace_mermaid(Trace(session=ROWS[0], entries=entries)).splitlines()
+    assert lines == [
+        "sequenceDiagram",
+        "    participant P as lab-1 192.0.2.1:5",
+        "    participant P2 as lab-2",
+        "    participant S as echo 0",
+        "    P->>S: A",
+        "    P2->>S: B",
+    ]

@@ -26,6 +26,7 @@ class FakeServer:
 
     def __init__(self) -> None:
         self.orders: list[str] = []
+        self.notes: list[tuple[str, str, str]] = []
         self.queries: list[SessionQuery] = []
         self.looks_count = 0
         self.is_broken = False
@@ -69,6 +70,12 @@ class FakeServer:
 
     async def drain(self) -> None:
         self.orders.append("drain")
+
+    def note_order(self, what: str, who: str, outcome: str) -> None:
+        self.notes.append((what, who, outcome))
+
+    def note_failure(self, request: str, error: Exception) -> None:
+        self.notes.append((request, type(error).__name__, "failed"))
 
 
 Sojourn = Callable[..., Result]

@@ -13,7 +13,8 @@ import pytest
 from sojourn.core.secret import Secret
 from sojourn.embedded.account import serving_account
 from sojourn.embedded.binaries import postgres_wheel, reachable_program
-from sojourn.embedded.postgres import PostgresServer, external
+from sojourn.embedded.external import external
+from sojourn.embedded.postgres import PostgresServer
 from sojourn.errors import BackendUnavailable, ConfigError
 
 SYSTEM_DIRECTORIES = sorted(Path("/usr/lib/postgresql").glob("*/bin"))

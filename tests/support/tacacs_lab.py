@@ -78,7 +78,7 @@ _TYPES = {
     AcctRequest: PacketType.ACCT,
 }
 _MINOR_ONE = {AuthenType.PAP, AuthenType.CHAP, AuthenType.MSCHAP, AuthenType.MSCHAPV2}
-_BUGS = {"session.handler_failed", "server.loop_error"}
+BUGS = {"session.handler_failed", "server.loop_error"}
 
 
 class Reply(NamedTuple):
@@ -138,14 +138,18 @@ def settings(folder: Path, **more: Any) -> TacacsSettings:
                 ),
             ),
             Device(
-                name="one-by-one", networks=(NO_SINGLE_CONNECT,), secrets=secrets_of(KEY), single_connect=False
+                name="one-by-one",
+                networks=(NO_SINGLE_CONNECT,),
+                secrets=secrets_of(KEY),
+                single_connect=False,
             ),
-            Device(
-                name="only-chap", networks=(ONLY_CHAP,), secrets=secrets_of(KEY), authen_types=("chap",)
-            ),
+            Device(name="only-chap", networks=(ONLY_CHAP,), secrets=secrets_of(KEY), authen_types=("chap",)),
             Device(name="two-keys", networks=(TWO_KEYS,), secrets=secrets_of(SECOND_KEY, KEY)),
         ),
-        "users": (user("ana", "ops", may_change_password=True), user("ben", "guests", secret=None, enable=None)),
+        "users": (
+            user("ana", "ops", may_change_password=True),
+            user("ben", "guests", secret=None, enable=None),
+        ),
         "rules": (
             Rule(name="no-reload", commands=("reload",), action="deny", message="Not on my watch."),
             Rule(name="ops-session", user_groups=("ops",), services=("shell",), add=("priv-lvl=15",)),
@@ -166,6 +170,7 @@ class Lab(NamedTuple):
     gateway: TacacsGateway
     events: list[Event]
     ports: list[int]
+    view: Callable[[Sequence[Event]], None]
 
     @property
     def port(self) -> int:
@@ -204,23 +209,24 @@ async def running(
     config: TacacsSettings,
     *,
     listeners: Sequence[ListenerSettings] = (ListenerSettings(address="127.0.0.1:0"),),
-    offload: OffloadSettings = OffloadSettings(),
+    offload: OffloadSettings | None = None,
     clock: Callable[[], float] = time.monotonic,
 ) -> AsyncIterator[Lab]:
     """Run a server; at its end it must be empty and must not have met a bug of its own."""
     gateway = TacacsGateway(config)
-    server = Server(offload=offload, clock=clock)
+    server = Server(offload=offload or OffloadSettings(), clock=clock)
     events: list[Event] = []
-    server.events.add_view(events.extend)
+    view = events.extend
+    server.events.add_view(view)
     server.add(gateway, listeners)
     await server.start()
     ports = [int(listener.address.rpartition(":")[2]) for listener in server.listeners]
-    lab = Lab(server, gateway, events, ports)
+    lab = Lab(server, gateway, events, ports, view)
     try:
         yield lab
     finally:
         await server.stop()
-    assert [event for event in events if event.kind.name in _BUGS] == []
+    assert [event for event in events if event.kind.name in BUGS] == []
     assert lab.manager.session_count == lab.manager.task_count == len(lab.manager.connections) == 0
 
 

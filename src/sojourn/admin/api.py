@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import hmac
 import re
+import socket
+import struct
 from collections.abc import Awaitable, Callable
 from typing import Any, NamedTuple, TypeVar
 
 import msgspec
-import structlog
 from aiohttp import web
 
+from sojourn.admin.openapi import OPERATIONS, document
 from sojourn.admin.rendering import trace_mermaid, trace_text
 from sojourn.admin.view import (
     LARGEST_PAGE_COUNT,
@@ -32,7 +34,8 @@ _OPEN_PATHS = frozenset({"/healthz", "/readyz"})
 _STATES = frozenset({"", "open", "finished", "failed"})
 _LIMITS = {"gateway": 64, "state": 16, "search": LONGEST_SEARCH_CHARACTERS, "limit": 6, "cursor": 256}
 
-_log = structlog.get_logger("sojourn.admin")
+_READING_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
+"""Methods that order nothing."""
 
 T = TypeVar("T")
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -51,22 +54,14 @@ def build_app(view: ServerView, access: Access | None) -> web.Application:
     Args: access, or none for a listener that only those can reach who may do everything.
     """
     app = web.Application(
-        middlewares=[_problems, _authentication(access)], client_max_size=_LARGEST_BODY_BYTES
+        middlewares=[_audit(view, access), _problems(view), _authentication(access)],
+        client_max_size=_LARGEST_BODY_BYTES,
     )
     routes = _Routes(view, access)
-    app.add_routes(
-        [
-            web.get("/healthz", routes.healthz),
-            web.get("/readyz", routes.readyz),
-            web.get("/metrics", routes.metrics),
-            web.get("/api/v1/sessions", routes.list_sessions),
-            web.get("/api/v1/sessions/{id}", routes.find_session),
-            web.delete("/api/v1/sessions/{id}", routes.close_session),
-            web.get("/api/v1/sessions/{id}/trace", routes.trace),
-            web.post("/api/v1/drain", routes.drain),
-            web.post("/api/v1/reload", routes.reload),
-        ]
-    )
+    for operation in OPERATIONS:
+        app.router.add_route(
+            operation.method, operation.path, getattr(routes, operation.handler), name=operation.handler
+        )
     return app
 
 
@@ -92,6 +87,9 @@ class _Routes:
     async def metrics(self, _request: web.Request) -> web.Response:
         body = self._view.metrics_text().encode()
         return web.Response(body=body, headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"})
+
+    async def openapi(self, _request: web.Request) -> web.Response:
+        return _json(document())
 
     async def list_sessions(self, request: web.Request) -> web.Response:
         try:
@@ -126,26 +124,57 @@ class _Routes:
         return _json({"reloaded": True})
 
 
-@web.middleware
-async def _problems(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Turn whatever goes wrong into ``application/problem+json`` (RFC 9457), without an exception's text."""
-    try:
-        return await handler(request)
-    except web.HTTPException as error:
-        detail = error.text if error.text != f"{error.status}: {error.reason}" else ""
-        headers = {
-            name: error.headers[name] for name in ("Allow", "WWW-Authenticate") if name in error.headers
-        }
-        return _problem(error.status, error.reason, detail or "", headers)
-    except ConfigError as error:
-        problems = [problem._asdict() for problem in error.problems]
-        return _problem(422, "Configuration has problems", "the old one stays", problems=problems)
-    except SojournError as error:
-        _log.warning("admin_request_failed", method=request.method, path=request.path, error=str(error))
-        return _problem(503, "Not possible now", "see the server's log")
-    except Exception:  # noqa: BLE001 - the last line of defence: logged, and the peer gets no text of it
-        _log.exception("admin_request_crashed", method=request.method, path=request.path)
-        return _problem(500, "Internal error", "see the server's log")
+def _audit(view: ServerView, access: Access | None) -> Any:
+    @web.middleware
+    async def audit(request: web.Request, handler: Handler) -> web.StreamResponse:
+        """Tell of every order who gave it and what came of it; the response is ready then, whatever went wrong."""
+        response = await handler(request)
+        name = request.match_info.route.name
+        if request.method not in _READING_METHODS and name is not None:
+            what = " ".join((name.replace("_", " "), *request.match_info.values()))
+            outcome = "done" if response.status < 400 else f"refused: {response.reason}"  # noqa: PLR2004 - HTTP
+            view.note_order(what, _who(request, access), outcome)
+        return response
+
+    return audit
+
+
+def _who(request: web.Request, access: Access | None) -> str:
+    """Say who gave an order: over the control socket the kernel knows, over TCP the token does."""
+    if access is not None:
+        return f"{'the token' if _has_token(request, access) else 'nobody known'} from {request.remote}"
+    ours = request.transport.get_extra_info("socket") if request.transport is not None else None
+    if ours is None:
+        return "a local user"
+    credentials = struct.Struct("3i")
+    process, user, _ = credentials.unpack(
+        ours.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, credentials.size)
+    )
+    return f"local user {user}, process {process}"
+
+
+def _problems(view: ServerView) -> Any:
+    @web.middleware
+    async def tell_problems(request: web.Request, handler: Handler) -> web.StreamResponse:
+        """Turn whatever goes wrong into ``application/problem+json`` (RFC 9457), without an exception's text."""
+        try:
+            return await handler(request)
+        except web.HTTPException as error:
+            detail = error.text if error.text != f"{error.status}: {error.reason}" else ""
+            headers = {
+                name: error.headers[name] for name in ("Allow", "WWW-Authenticate") if name in error.headers
+            }
+            return _problem(error.status, error.reason, detail or "", headers)
+        except ConfigError as error:
+            problems = [problem._asdict() for problem in error.problems]
+            return _problem(422, "Configuration has problems", "the old one stays", problems=problems)
+        except Exception as error:  # noqa: BLE001 - the last line of defence: logged, and the peer gets no text of it
+            view.note_failure(f"{request.method} {request.path}", error)
+            if isinstance(error, SojournError):
+                return _problem(503, "Not possible now", "see the server's log")
+            return _problem(500, "Internal error", "see the server's log")
+
+    return tell_problems
 
 
 def _authentication(access: Access | None) -> Any:

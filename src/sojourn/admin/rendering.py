@@ -8,7 +8,7 @@ from __future__ import annotations
 import datetime
 import re
 
-from sojourn.admin.view import Trace, TraceEntry
+from sojourn.admin.view import SessionRow, Trace, TraceEntry
 
 _ARROWS = {"in": "->", "out": "<-", "state": "==", "error": "!!"}
 _NOT_PLAIN = re.compile(r"[^\w .,:=@/\[\]()'+*-]")
@@ -26,7 +26,7 @@ def trace_text(trace: Trace) -> str:
     lines += [entry_text(entry, session.started) for entry in trace.entries]
     if session.ended is not None:
         lines.append(
-            f"ended after {session.ended - session.started:.3f} s: {session.state}, {session.reason}"
+            f"ended after {session.ended - session.started:.3f} s: {_outcome(session)}"
         )
     return "\n".join(printable(line) for line in lines) + "\n"
 
@@ -41,25 +41,45 @@ def entry_text(entry: TraceEntry, started: float) -> str:
 def trace_mermaid(trace: Trace) -> str:
     """Write a trace as a Mermaid sequence diagram between the peer and the gateway."""
     session = trace.session
-    lines = [
-        "sequenceDiagram",
-        f"    participant P as {_label(session.peer)}",
-        f"    participant S as {_label(session.gateway)} {_label(session.id)}",
-    ]
+    parties = _parties(trace)
+    labels = {session.gateway: f"{session.gateway} {session.id}"}
+    labels |= {name: f"{name} {session.peer}" for name, party in parties.items() if party == "P"}
+    labels[session.peer] = session.peer
+    lines = ["sequenceDiagram"]
+    lines += [f"    participant {party} as {_label(labels.get(name, name))}" for name, party in parties.items()]
     for entry in trace.entries:
         label = _label(f"{entry.name} {entry.text}".strip())
+        source, target = (parties[name] for name in _ends(entry, session))
         match entry.kind:
-            case "in":
-                lines.append(f"    P->>S: {label}")
-            case "out":
-                lines.append(f"    S->>P: {label}")
+            case "in" | "out":
+                lines.append(f"    {source}->>{target}: {label}")
             case "state":
-                lines.append(f"    Note over S: {label}")
+                lines.append(f"    Note over {source}: {label}")
             case "error":
                 lines.append(f"    Note over P,S: error - {label}")
     if session.ended is not None:
-        lines.append(f"    Note over P,S: {_label(f'{session.state} {session.reason}'.strip())}")
+        lines.append(f"    Note over P,S: {_label(_outcome(session))}")
     return "\n".join(lines) + "\n"
+
+
+def _outcome(session: SessionRow) -> str:
+    """Say how a session ended, once where state and reason are the same word."""
+    return ", ".join(dict.fromkeys(word for word in (session.state, session.reason) if word))
+
+
+def _parties(trace: Trace) -> dict[str, str]:
+    """Return short names for all who speak: S the gateway, P the peer, and P2, P3 ... where there are more."""
+    gateway = trace.session.gateway
+    names = [name for entry in trace.entries for name in _ends(entry, trace.session)]
+    peers = [name for name in dict.fromkeys(names) if name != gateway] or [trace.session.peer]
+    return {name: f"P{number if number > 1 else ''}" for number, name in enumerate(peers, 1)} | {gateway: "S"}
+
+
+def _ends(entry: TraceEntry, session: SessionRow) -> tuple[str, str]:
+    """Return who said an entry to whom; where nobody told, it is the peer and the gateway."""
+    is_in, is_out = entry.kind == "in", entry.kind == "out"
+    source = entry.source or (session.peer if is_in else session.gateway)
+    return source, entry.target or (session.peer if is_out else session.gateway)
 
 
 def printable(text: str) -> str:

@@ -51,7 +51,7 @@ class AdminServer:
     def __init__(self, view: ServerView, settings: AdminSettings, control: Path) -> None:
         self.address = ""
         self._settings = settings
-        self._control = control
+        self.control = control
         self._inode = 0
         self._local = web.AppRunner(
             build_app(view, None), access_log=None, shutdown_timeout=_SHUTDOWN_TIMEOUT_S
@@ -79,13 +79,13 @@ class AdminServer:
         await self._remote.cleanup()
         await self._local.cleanup()
         with contextlib.suppress(OSError):
-            if self._inode and self._control.stat().st_ino == self._inode:
-                self._control.unlink()
+            if self._inode and self.control.stat().st_ino == self._inode:
+                self.control.unlink()
         self._inode = 0
 
     async def _start_local(self) -> None:
-        listening = _open_control_socket(self._control)
-        self._inode = self._control.stat().st_ino
+        listening = _open_control_socket(self.control)
+        self._inode = self.control.stat().st_ino
         await self._local.setup()
         await web.SockSite(self._local, listening).start()
 

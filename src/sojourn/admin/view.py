@@ -36,6 +36,7 @@ class SessionRow(msgspec.Struct, frozen=True, kw_only=True):
 class TraceEntry(msgspec.Struct, frozen=True, kw_only=True):
     """One thing that happened in a session; never holds a secret.
 
+    Shape: ``source`` and ``target`` are who said it to whom, by name; the same for what is said to nobody.
     Units: ``at`` is seconds since 1970 (UTC).
     """
 
@@ -44,6 +45,8 @@ class TraceEntry(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     text: str = ""
     size_bytes: int = 0
+    source: str = ""
+    target: str = ""
 
 
 class Trace(msgspec.Struct, frozen=True, kw_only=True):
@@ -118,3 +121,9 @@ class ServerView(Protocol):
 
     async def drain(self) -> None:
         """Begin to stop: take nothing new, let what is there finish. Returns at once."""
+
+    def note_order(self, what: str, who: str, outcome: str) -> None:
+        """Write into the log that somebody gave an order, and what came of it."""
+
+    def note_failure(self, request: str, error: Exception) -> None:
+        """Write into the log that a request could not be answered; never an error's text that may hold a secret."""

@@ -15,8 +15,11 @@ from sojourn import __version__
 from sojourn.cli import config as config_commands
 from sojourn.cli import decode, probe, sessions, tacacs
 from sojourn.cli.options import ConfigOption, find_config, is_configured, load_config
-from sojourn.cli.output import FINE, ReportingGroup, print_text
+from sojourn.cli.output import FINE, ReportingGroup, print_text, print_warning
 from sojourn.config import load
+from sojourn.config.soundness import file_problems, warnings_of
+from sojourn.core.clock import utc_now
+from sojourn.errors import ConfigError
 
 app = typer.Typer(
     cls=ReportingGroup,
@@ -61,7 +64,7 @@ def run(
 ) -> None:
     """Run every configured gateway until SIGTERM or Ctrl-C; without any configuration, the demo."""
     if demo or not is_configured(config):
-        from sojourn.app import run_demo  # noqa: PLC0415 - the server's parts only where they are wanted
+        from sojourn.demo import run_demo  # noqa: PLC0415 - the server's parts only where they are wanted
 
         run_demo()
         return
@@ -73,7 +76,14 @@ def run(
 
 @app.command()
 def check(config: ConfigOption = None) -> None:
-    """Check the configuration; exit code 2 and every problem if it has any."""
-    load_config(config)
+    """Check the configuration and the files that it names; exit code 2 and every problem if there are any.
+
+    What works today and should be mended all the same, such as a certificate that ends soon, is a warning.
+    """
+    settings = load_config(config)
+    if problems := list(file_problems(settings)):
+        raise ConfigError(problems)
+    for sentence in warnings_of(settings, utc_now()):
+        print_warning(sentence)
     found = find_config(config)
     print_text(f"{found or 'no file, defaults and environment only'}: no problems")

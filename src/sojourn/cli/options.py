@@ -52,6 +52,8 @@ def is_configured(given: Path | None) -> bool:
 def find_socket(socket: Path | None, config: Path | None) -> Path:
     """Return the control socket of the server that is meant.
 
-    Raises: ConfigError if that stands in a configuration that has problems.
+    A problem elsewhere in the configuration does not matter: the server runs on the one that it has read before.
+
+    Raises: ConfigError if ``[admin]`` has problems.
     """
-    return socket or control_socket(load_config(config).admin, os.environ)
+    return socket or control_socket(load(find_config(config), os.environ, only="admin").admin, os.environ)

@@ -59,13 +59,18 @@ def print_note(text: str) -> None:
     typer.echo(_one_line(text), err=True)
 
 
-def print_problems(error: ConfigError) -> None:
-    """Print every problem of a configuration, one a line."""
+def print_warning(text: str) -> None:
+    """Print what works and should be mended all the same, to standard error."""
+    typer.secho(f"warning: {_one_line(text)}", fg=typer.colors.YELLOW, err=True)
+
+
+def print_problems(error: ConfigError, outcome: str = "nothing was started") -> None:
+    """Print every problem of a configuration, one a line, and what came of them."""
     for problem in error.problems:
         typer.echo(_one_line(str(problem)), err=True)
     count = len(error.problems)
     typer.secho(
-        f"{count} problem{'s' if count > 1 else ''}; nothing was started.", fg=typer.colors.RED, err=True
+        f"{count} problem{'s' if count > 1 else ''}; {outcome}.", fg=typer.colors.RED, err=True
     )
 
 

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import datetime
 import time
+from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -19,7 +20,16 @@ from sojourn.admin.rendering import entry_text, trace_mermaid, trace_text
 from sojourn.admin.view import Page, SessionRow, Trace, TraceEntry
 from sojourn.cli.control import ControlClient
 from sojourn.cli.options import ConfigOption, SocketOption, find_socket
-from sojourn.cli.output import FAILED, print_error, print_table, print_text, table_of
+from sojourn.cli.output import (
+    BAD_USAGE,
+    FAILED,
+    print_error,
+    print_problems,
+    print_table,
+    print_text,
+    table_of,
+)
+from sojourn.errors import ConfigError
 
 app = typer.Typer(no_args_is_help=True, help="Sessions of a running server.")
 
@@ -110,16 +120,21 @@ def watch(
     """Watch sessions come and go, until Ctrl-C."""
     path, query = find_socket(socket, config), _query(gateway, state, search, limit)
 
-    async def look() -> None:
+    async def look(show: Callable[[list[tuple[str, ...]]], None]) -> None:
         async with ControlClient(path) as server:
-            with Live(console=Console(highlight=False), auto_refresh=False, screen=False) as live:
-                while True:
-                    page = await server.list_sessions(query)
-                    live.update(table_of(_COLUMNS, [_cells(row) for row in page.sessions]), refresh=True)
-                    await asyncio.sleep(interval_s)
+            while True:
+                page = await server.list_sessions(query)
+                show([_cells(row) for row in page.sessions])
+                await asyncio.sleep(interval_s)
 
+    console = Console(highlight=False)
     with contextlib.suppress(KeyboardInterrupt):
-        asyncio.run(look())
+        if console.is_terminal:
+            with Live(console=console, auto_refresh=False, screen=False) as live:
+                asyncio.run(look(lambda rows: live.update(table_of(_COLUMNS, rows), refresh=True)))
+        else:
+            # Into a pipe every look is a table of its own: a live display would show its last one only.
+            asyncio.run(look(lambda rows: print_table(_COLUMNS, rows)))
 
 
 def trace(
@@ -155,8 +170,13 @@ def drain(socket: SocketOption = None, config: ConfigOption = None) -> None:
 
 
 def reload(socket: SocketOption = None, config: ConfigOption = None) -> None:
-    """Tell the server to read its configuration again."""
-    asyncio.run(_drain_or_reload(find_socket(socket, config), is_drain=False))
+    """Tell the server to read its configuration again; exit code 2 and every problem if it has any."""
+    path = find_socket(socket, config)
+    try:
+        asyncio.run(_drain_or_reload(path, is_drain=False))
+    except ConfigError as error:
+        print_problems(error, "the old configuration stays in force")
+        raise typer.Exit(BAD_USAGE) from None
     print_text("the new configuration is in force")
 
 

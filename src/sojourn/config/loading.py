@@ -23,16 +23,17 @@ from sojourn.errors import ConfigError, Problem
 _LINE = re.compile(r" \(at (?:line (\d+), column \d+|end of document)\)$")
 
 
-def load(path: Path | None, environ: Mapping[str, str]) -> SojournSettings:
+def load(path: Path | None, environ: Mapping[str, str], *, only: str | None = None) -> SojournSettings:
     """Read a configuration file, with the environment's overrides over it.
 
     Args:
         path: the file; none means defaults and environment only.
         environ: usually ``os.environ``.
+        only: as of :func:`load_text`.
     Raises: ConfigError with every problem that there is.
     """
     if path is None:
-        return load_text("", "(no file)", environ)
+        return load_text("", "(no file)", environ, only=only)
     try:
         text = path.read_bytes().decode()
     except OSError as error:
@@ -42,18 +43,24 @@ def load(path: Path | None, environ: Mapping[str, str]) -> SojournSettings:
         line = bytes(error.object[: error.start]).count(b"\n") + 1
         found, wanted = "bytes that are not UTF-8", "UTF-8"
         raise ConfigError([Problem(str(path), line, "", "(syntax)", found, wanted)]) from error
-    return load_text(text, str(path), environ)
+    return load_text(text, str(path), environ, only=only)
 
 
-def load_text(text: str, file_name: str, environ: Mapping[str, str]) -> SojournSettings:
+def load_text(
+    text: str, file_name: str, environ: Mapping[str, str], *, only: str | None = None
+) -> SojournSettings:
     """Read a configuration's text, with the environment's overrides over it.
 
     Args:
         file_name: for problems; relative ``${file:...}`` references are relative to its directory.
+        only: the one table to read; problems of the others do not count, and they keep their defaults.
     Raises: ConfigError with every problem that there is.
     """
     data, origins = _parse(text, file_name)
     problems = apply_environment(data, origins, environ)
+    if only is not None:
+        data = {name: value for name, value in data.items() if name in {only, "secrets_may_be_world_readable"}}
+        problems = [problem for problem in problems if problem.table.partition(".")[0] == only]
     lenient = data.get("secrets_may_be_world_readable")
     references = References(
         environ,

@@ -14,6 +14,7 @@ import asyncio
 from collections import deque
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from sojourn.core.session import Reason
 from sojourn.core.table import Mode, SessionTable
 from sojourn.errors import ConnectionLost, ProtocolError
 from sojourn.sansio.buffer import ReceiveBuffer
@@ -32,6 +33,7 @@ class Connection(asyncio.Protocol):
     Life: made by the listener's accept, admitted by the manager before its first read, closed by either side, by
     its last session (single mode), by the sweep or by drain. Always true: whole packets only are appended to the
     outbox, in one thread, so that a send needs no lock; the manager knows the connection exactly while it is open.
+    ``is_checked`` says that all limits were asked before its handshake, ``has_token`` that the accept rate was.
     Units: ``opened``, ``last_read`` (to one sweep), ``partial_since`` and ``blocked_since`` are monotonic seconds; 0 = not
     so. ``now`` is the time of the batch, kept only while the flight recorder is on.
     """
@@ -42,6 +44,7 @@ class Connection(asyncio.Protocol):
         "_buffer",
         "_bytes_seen",
         "_decode",
+        "_heard_eof",
         "_is_flush_due",
         "_key_of",
         "_live",
@@ -57,10 +60,10 @@ class Connection(asyncio.Protocol):
         "closed",
         "encode",
         "gateway",
+        "has_token",
         "in_batch",
         "is_admitted",
-        "keep_failed",
-        "keep_finished",
+        "is_checked",
         "last_read",
         "loop",
         "manager",
@@ -71,6 +74,7 @@ class Connection(asyncio.Protocol):
         "packets_out",
         "partial_since",
         "peer",
+        "recorder",
         "redactors",
         "state",
         "table",
@@ -88,7 +92,7 @@ class Connection(asyncio.Protocol):
         self.clock = manager.clock
         self.redactors = manager.redactors
         self.peer: Peer = peer  # type: ignore[assignment]  # the manager fills it in before anything is read
-        self.is_admitted = False
+        self.is_admitted = self.is_checked = self.has_token = False
         self.state: Any = None
         self.writable = True
         self.closed = ""
@@ -97,19 +101,15 @@ class Connection(asyncio.Protocol):
         self.packets_in = self.packets_out = 0
         self.trace_limit = manager.trace_limit
         self._records = manager.trace_limit > 0
-        self.keep_finished, self.keep_failed = manager.keep_finished, manager.keep_failed
+        self.recorder = manager.recorder
         self.outbox: list[bytes] = []
         self.in_batch = False
         self._is_flush_due = False
+        self._heard_eof = False
         self._reading_paused = False
         self._buffer: ReceiveBuffer | None = None
         self._backlog: deque[Any] | None = None
-        self._writers: list[asyncio.Future[None]] | None = None
-
-    @property
-    def is_checked(self) -> bool:
-        """Say whether the limits were asked already, before a handshake."""
-        return False
+        self._writers: list[tuple[asyncio.Future[None], Session]] | None = None
 
     # What the loop calls
 
@@ -121,6 +121,14 @@ class Connection(asyncio.Protocol):
             self.closed = "refused"
             transport.abort()  # type: ignore[attr-defined]
             return
+        try:
+            self._begin(transport)
+        except Exception as error:  # noqa: BLE001 - a bug in a greeting ends its connection, and nothing is left open
+            self.manager.failed(self, error)
+            self.abort("internal error")
+
+    def _begin(self, transport: asyncio.BaseTransport) -> None:
+        """Ask the gateway for what this connection needs; the table is there whatever fails."""
         gateway = self.gateway
         self.table = SessionTable(gateway.first_mode, gateway.max_sessions_per_connection_count)
         self._live = self.table.live
@@ -173,7 +181,7 @@ class Connection(asyncio.Protocol):
         self.packets_in += len(packets)
         if self.outbox:
             self.flush()
-        if packets and self._buffer is not None and len(self._buffer) >= wanted:
+        if packets and self._buffer is not None and len(self._buffer) >= wanted and self._backlog is None:
             self.data_received(b"")  # a bad packet came behind good ones: now it is the first
 
     def _keep(self, rest: bytes, wanted: int, *, is_new: bool) -> None:
@@ -184,16 +192,19 @@ class Connection(asyncio.Protocol):
 
     def eof_received(self) -> bool:
         """Half-close: the peer sends nothing more; answers that are under way still go out."""
-        if self.is_admitted and self.table.live and not self._buffer:
-            self.flush()
-            self.drain()
-            return bool(self.table.live) and self._somebody_works()
-        return False
+        # TLS has no half-close: its transport ends whatever is said here, and complains of a yes.
+        if not self.is_admitted or self._buffer is not None or self.peer.is_tls or not self._somebody_works():
+            return False
+        self._heard_eof = True
+        self.table.drain()
+        lost = ConnectionLost("closed by the peer")
+        for session in tuple(self._live.values()):
+            if not _works(session):
+                session.lose(self, lost)
+        return True
 
     def _somebody_works(self) -> bool:
-        return any(
-            session.task is not None and session.waiter is None for session in self.table.live.values()
-        )
+        return any(_works(session) for session in self._live.values())
 
     def connection_lost(self, error: Exception | None) -> None:
         """Tell every session, then the manager; the only place where a connection ends."""
@@ -202,14 +213,16 @@ class Connection(asyncio.Protocol):
         if not self.is_admitted:
             return
         lost = ConnectionLost(cause)
-        for session in tuple(self.table.live.values()):
-            session.lose(self, lost)
-        self.table.live.clear()
-        for writer in self._writers or ():
+        told = []
+        for writer, session in self._writers or ():
             if not writer.done():
                 writer.set_exception(lost)
                 writer.exception()  # retrieved, should its session be gone
+                told.append(session)
         self._writers = None
+        for session in tuple(self.table.live.values()):
+            session.lose(self, lost, is_told=session in told)
+        self.table.live.clear()
         self._backlog = None
         self._buffer = None
         self.manager.forget(self)
@@ -224,9 +237,10 @@ class Connection(asyncio.Protocol):
     def resume_writing(self) -> None:
         """Below the low-water mark: go on."""
         self.writable = True
-        self.blocked_since = 0.0
+        if not self.closed:
+            self.blocked_since = 0.0
         writers, self._writers = self._writers, None
-        for writer in writers or ():
+        for writer, _ in writers or ():
             if not writer.done():
                 writer.set_result(None)
         self._resume()
@@ -239,14 +253,15 @@ class Connection(asyncio.Protocol):
         key = None if key_of is None else key_of(packet)
         session = self._live.get(key)
         if session is None:
-            session = self._open(key, packet)
-            if session is None:
+            opened = self._open(key, packet)
+            if opened is None:
                 return
+            session = opened
         elif session.connection is not self:
             session.connection = self
         try:
             message = self._decode(session, packet)
-        except ProtocolError as error:
+        except Exception as error:  # noqa: BLE001 - a codec's bug ends the session that met it, nothing else
             session.fail(error)
             return
         redact, lane, handler, refine = self._routes[type(message)]
@@ -281,9 +296,8 @@ class Connection(asyncio.Protocol):
                 self._refuse(packet, why)
                 return None
         table.opened += 1
-        find_session = self.gateway.find_session
-        if find_session is not None:
-            known = find_session(self, key)
+        if self.gateway.find_session is not None:
+            known = self.gateway.find_session(self, key)
             if known is not None:
                 known.connection = self
                 self._live[key] = known
@@ -336,7 +350,7 @@ class Connection(asyncio.Protocol):
 
     def inbox_has_room(self) -> None:
         """Read on, if a full inbox was the reason to stop."""
-        if self._reading_paused and self.writable:
+        if self._reading_paused and self.writable and not self.closed:
             self.loop.call_soon(self._resume)
 
     def _pause(self) -> None:
@@ -346,7 +360,7 @@ class Connection(asyncio.Protocol):
 
     def _resume(self) -> None:
         """Serve the backlog first, then read on."""
-        if not self._reading_paused or not self.writable or self.closed:
+        if not self._reading_paused or not self.writable or self.closed or self._has_full_inbox():
             return
         self._reading_paused = False
         backlog = self._backlog
@@ -360,8 +374,21 @@ class Connection(asyncio.Protocol):
         if self._reading_paused:
             return
         self._backlog = None
-        if not self.closed:
-            self.transport.resume_reading()
+        self._read_on()
+
+    def _read_on(self) -> None:
+        if self.closed:
+            return
+        if self.partial_since:
+            self.partial_since = self.clock()  # it was we who did not read
+        self.transport.resume_reading()
+        if self._buffer is not None:
+            self.data_received(b"")  # it may hold a bad packet that came behind good ones
+
+    def _has_full_inbox(self) -> bool:
+        """Say whether a session has no room: another that has, or a peer that takes bytes again, changes nothing."""
+        limit = self.gateway.inbox_limit_count
+        return any(one.inbox is not None and len(one.inbox) >= limit for one in self._live.values())
 
     # Sending
 
@@ -399,7 +426,7 @@ class Connection(asyncio.Protocol):
         writer = self.loop.create_future()
         if self._writers is None:
             self._writers = []
-        self._writers.append(writer)
+        self._writers.append((writer, session))
         try:
             await writer
         except ConnectionLost as error:
@@ -431,11 +458,22 @@ class Connection(asyncio.Protocol):
                 del live[key]
         if not live and self.table.mode != Mode.MULTI:
             self.close("the last session ended")
+        elif self._reading_paused:
+            self.inbox_has_room()
 
     def drain(self) -> None:
-        """Open no more sessions; close when those that run have ended."""
-        if not self.closed and self.table.drain():
-            self.close("drained")
+        """Open no more sessions; close when those that run have ended, and at once where nothing is under way."""
+        if self.closed:
+            return
+        self.table.drain()
+        if self._is_idle():
+            self._close_idle("drained", Reason.DRAINED)
+
+    def _close_idle(self, cause: str, reason: str) -> None:
+        """Let sessions that wait for the peer take their leave, where it still listens, then close."""
+        for session in tuple(self._live.values()) if not self._heard_eof else ():
+            session.close(reason)
+        self.close(cause)
 
     def close(self, cause: str) -> None:
         """Write what is in the outbox, then close; sessions that are left get ConnectionLost."""
@@ -443,6 +481,8 @@ class Connection(asyncio.Protocol):
             return
         self.flush()
         self.closed = cause
+        if not self.blocked_since:
+            self.blocked_since = self.clock()  # a peer that does not take the last bytes must not keep us
         self.transport.close()
 
     def abort(self, cause: str) -> None:
@@ -463,19 +503,32 @@ class Connection(asyncio.Protocol):
                     session.sweep(now)
         if self.blocked_since and now - self.blocked_since > limits.write_timeout_s:
             self.abort("the peer took no bytes in time")
-        elif self.partial_since and now - self.partial_since > limits.packet_timeout_s:
+        elif self.closed:
+            return
+        elif (
+            self.partial_since
+            and not self._reading_paused
+            and now - self.partial_since > limits.packet_timeout_s
+        ):
             self.close("silence inside a packet")
-        elif not self.last_read:
-            if now - self.opened > limits.first_byte_timeout_s and not live:
+        elif not self.last_read and not live:
+            if now - self.opened > limits.first_byte_timeout_s:
                 self.close("silence before the first byte")
-        elif now - self.last_read > limits.idle_timeout_s and self._is_idle():
+        elif now - (self.last_read or self.opened) > limits.idle_timeout_s and self._is_idle():
             self.close("idle")
+        elif self.table.mode == Mode.DRAINING and self._is_idle():
+            self._close_idle("drained", Reason.DRAINED)
 
     def _is_idle(self) -> bool:
         """Say whether nothing is under way: no session, or one that is the connection and does nothing."""
         live = self.table.live
-        if not live:
+        if not live or (self._heard_eof and not self._somebody_works()):
             return True
         return self.gateway.session_key is None and all(
             session.task is None or session.waiter is not None for session in live.values()
         )
+
+
+def _works(session: Session) -> bool:
+    """Say whether a session is at something that needs no more from the peer."""
+    return session.task is not None and session.waiter is None and not session.pending

@@ -57,10 +57,9 @@ class PendingTable:
         _raise_in(entry[0], error)
         return True
 
-    def fail_all(self, error: BaseException) -> None:
-        """Raise ``error`` in everything that is pending."""
-        for key in tuple(self._pending):
-            self.fail(key, error)
+    def fail_all(self, error: BaseException) -> int:
+        """Raise ``error`` in everything that is pending; return how much that was."""
+        return sum(self.fail(key, error) for key in tuple(self._pending))
 
     def sweep(self, now: float) -> None:
         """Raise TimeoutError in what is past its deadline."""

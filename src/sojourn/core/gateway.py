@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from sojourn.core.events import EventKind
 from sojourn.core.recorder import Direction, summary
 from sojourn.core.router import Router
-from sojourn.core.session import Session, in_words
+from sojourn.core.session import Session, in_words, raised_at
 from sojourn.core.settings import LimitSettings
 from sojourn.core.table import Mode
 from sojourn.errors import SojournError
@@ -126,15 +126,15 @@ class Gateway:
             self.server.events.emit(SESSION_FAILED, session, reason, in_words(error), where, session.about)
         else:
             self.server.events.emit(
-                HANDLER_FAILED, session, type(error).__name__, _raised_at(error), where, session.about
+                HANDLER_FAILED, session, type(error).__name__, raised_at(error), where, session.about
             )
 
     def words_for(self, entry: Any) -> tuple[str, str]:
         """Return name and one-line summary of a flight recorder entry, secrets absent."""
         return summary(entry)
 
-    def parties(self, direction: int) -> tuple[str, str]:
-        """Return from whom to whom an entry of this direction goes in the sequence diagram."""
+    def parties(self, session: Session, direction: int) -> tuple[str, str]:  # noqa: ARG002 - for subclasses
+        """Return from whom to whom an entry of this direction goes in the sequence diagram of ``session``."""
         if direction == Direction.IN:
             return "peer", self.name
         if direction == Direction.OUT:
@@ -149,13 +149,3 @@ class Gateway:
 
     def on_send_error(self, connection: Connection, session: Session, error: SojournError) -> None:
         """Hook of the connection's layer: ``session`` could not send."""
-
-
-def _raised_at(error: BaseException) -> str:
-    """Return file and line of the innermost frame, never the text of a foreign exception."""
-    trace = error.__traceback__
-    while trace is not None and trace.tb_next is not None:
-        trace = trace.tb_next
-    if trace is None:
-        return "unknown"
-    return f"{trace.tb_frame.f_code.co_filename.rsplit('/', 2)[-1]}:{trace.tb_lineno}"

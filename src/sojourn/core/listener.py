@@ -43,15 +43,21 @@ _SHORT_OF_RESOURCES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errn
 class AcceptedConnection(Connection):
     """A connection that finds out by itself who its peer is, once the transport exists."""
 
-    __slots__ = ("_is_checked", "_listener", "_proxy_header")
+    __slots__ = ("_listener", "_proxy_header", "_reserved")
 
     def __init__(
-        self, listener: Listener, header: ProxyHeader | None = None, *, is_checked: bool = False
+        self, listener: Listener, header: ProxyHeader | None = None, *, reserved: str | None = None
     ) -> None:
         super().__init__(listener.manager)
         self._listener = listener
         self._proxy_header = header
-        self._is_checked = is_checked
+        self._reserved = reserved
+
+    def release(self) -> None:
+        """Give back the place that was kept during the handshake; does nothing the second time."""
+        if self._reserved is not None:
+            self.manager.release(self._reserved)
+            self._reserved = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Fill in the peer, then ask for admission."""
@@ -61,12 +67,10 @@ class AcceptedConnection(Connection):
             if sock is not None:
                 with contextlib.suppress(OSError):  # the peer may be gone already
                     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self.is_checked = self._reserved is not None and self._proxy_header is None
+        self.has_token = self._reserved is not None
+        self.release()
         super().connection_made(transport)
-
-    @property
-    def is_checked(self) -> bool:
-        """Say whether the limits were asked before the handshake."""
-        return self._is_checked
 
 
 def parse_address(address: str) -> tuple[str, int] | Path:
@@ -115,8 +119,7 @@ class Listener:
         self._socket: socket.socket | None = None
         self._spare: int | None = None
         self._path: Path | None = None
-        self._handshakes = 0
-        self._trusted = tuple(ipaddress.ip_network(network) for network in settings.trusted_proxies)
+        self._trusted = tuple(_network(network) for network in settings.trusted_proxies)
 
     @property
     def is_unix(self) -> bool:
@@ -163,6 +166,9 @@ class Listener:
             mask = os.umask(0o777 & ~int(self.settings.unix_mode, 8))
             try:
                 sock.bind(str(target))
+            except OSError:
+                sock.close()
+                raise
             finally:
                 os.umask(mask)
             self._path = target
@@ -238,8 +244,8 @@ class Listener:
 
     def _admit(self, accepted: socket.socket, address: Any) -> None:
         """Ask for the limits before anything is read; who the peer is may only be known after the handshake."""
-        peer = Peer("unix") if self.is_unix else Peer(address[0], address[1], self.address)
-        error = self.manager.refusal_by_limits(peer, waiting=self._handshakes)
+        peer = Peer("unix") if self.is_unix else Peer(_plain(address[0]), address[1], self.address)
+        error = self.manager.refusal_by_limits(peer)
         if error is None and self.settings.proxy_protocol and not self._is_trusted(peer):
             error = WireError(
                 f"a connection from {peer.address}", "one from trusted_proxies", "PROXY protocol"
@@ -248,7 +254,7 @@ class Listener:
             self.manager.refused(peer, error)
             accepted.close()
             return
-        self._handshakes += 1
+        self.manager.reserve(peer.address)
         self.manager.spawn(self._welcome(accepted, peer))
 
     def _is_trusted(self, peer: Peer) -> bool:
@@ -261,24 +267,25 @@ class Listener:
             tls.handshake_timeout_s if tls is not None else self.manager.gateway.limits.first_byte_timeout_s
         )
         loop = self.manager.loop
-        is_handed_over = False
+        connection: AcceptedConnection | None = None
         try:
             async with asyncio.timeout(timeout_s):
                 header = await self._read_proxy_header(accepted) if self.settings.proxy_protocol else None
-                connection = AcceptedConnection(self, header, is_checked=header is None)
-                is_handed_over = True
+                connection = AcceptedConnection(self, header, reserved=peer.address)
                 await loop.connect_accepted_socket(
                     lambda: connection,
                     accepted,
                     ssl=self._context() if self._context is not None else None,
                     ssl_handshake_timeout=timeout_s if self._context is not None else None,
                 )
-        except (OSError, EOFError, TimeoutError, WireError) as error:
+        except Exception as error:  # noqa: BLE001 - one peer's handshake ends nothing else, whatever it raises
             self.manager.events.emit(HANDSHAKE_FAILED, None, peer.address, _handshake_words(error))
-            if not is_handed_over:
-                accepted.close()
         finally:
-            self._handshakes -= 1
+            if connection is None:
+                accepted.close()
+                self.manager.release(peer.address)
+            else:
+                connection.release()
 
     async def _read_proxy_header(self, accepted: socket.socket) -> ProxyHeader:
         parser = ProxyHeaderParser()
@@ -297,16 +304,29 @@ class Listener:
             peer = Peer("unix", 0, self.address)
         else:
             name = transport.get_extra_info("peername")
-            peer = Peer(name[0], name[1], self.address) if name else Peer("gone", 0, self.address)
+            peer = Peer(_plain(name[0]), name[1], self.address) if name else Peer("gone", 0, self.address)
         if header is not None and header.source is not None:
-            peer.via, peer.address, peer.port = peer.address, header.source.host, header.source.port
+            peer.via, peer.address, peer.port = peer.address, _plain(header.source.host), header.source.port
         tls = transport.get_extra_info("ssl_object")
         if tls is not None:
             peer.is_tls = True
             peer.certificate_names = peer_names(tls)
-        if peer.address.startswith("::ffff:"):
-            peer.address = peer.address.removeprefix("::ffff:")
         return peer
+
+
+def _plain(host: str) -> str:
+    """Return an IPv4 address that came through an IPv6 socket as what it is."""
+    return host.removeprefix("::ffff:")
+
+
+def _network(text: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network:
+    try:
+        return ipaddress.ip_network(text, strict=False)
+    except ValueError as error:
+        wanted = "a network such as 192.0.2.0/24"
+        raise ConfigError(
+            [Problem("configuration", 0, "listeners", "trusted_proxies", repr(text), wanted)]
+        ) from error
 
 
 def _remove_stale(path: Path) -> None:
@@ -316,8 +336,10 @@ def _remove_stale(path: Path) -> None:
             probe = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
             try:
                 probe.connect(str(path))
-            except OSError:
+            except ConnectionRefusedError:
                 path.unlink()
+            except OSError:
+                pass  # somebody may well be there; the bind tells
             finally:
                 probe.close()
 

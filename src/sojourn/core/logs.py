@@ -21,6 +21,7 @@ from sojourn.core.settings import LogSettings
 
 LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40}
 
+_EPOCH = datetime.fromtimestamp(0, UTC)
 _encode_lines = msgspec.json.Encoder(enc_hook=str).encode_lines
 
 
@@ -35,11 +36,11 @@ class LogView:
     ) -> None:
         self._unix_time = unix_time
         self._least = LEVELS[settings.level]
-        self._owns_stream = stream is None and bool(settings.file)
+        self._file = settings.file if stream is None else ""
         if stream is not None:
             self._stream = stream
         elif settings.file:
-            self._stream = Path(settings.file).open("ab", buffering=0)
+            self._stream = _opened(settings.file)
         else:
             self._stream = sys.stderr.buffer
         self._render = _encode_lines if settings.format == "json" else _console_renderer(self._stream)
@@ -51,6 +52,7 @@ class LogView:
         shapes, least = self._shapes, self._least
         lines: list[msgspec.Struct] = []
         last: Event | None = None
+        tick, at = -1, _EPOCH
         for event in batch:
             kind, session = event.kind, event.session
             level, line_of = shapes[kind]
@@ -64,17 +66,32 @@ class LogView:
                 name = ""
             else:
                 last = None
-                name = session.id
-            at = datetime.fromtimestamp(event.at + offset, UTC)
+                name = f"{session.gateway.name}-{session.number:x}"  # session.id, without the call
+            if int(event.at * 1000) != tick:  # events of one millisecond share its stamp
+                tick = int(event.at * 1000)
+                at = datetime.fromtimestamp(event.at + offset, UTC)
             lines.append(line_of(at, kind.level, kind.name, *event.values, name))
         if lines:
             self._stream.write(self._render(lines))
             self._stream.flush()
 
+    def reopen(self) -> None:
+        """Go on in a new file of the same name, where somebody has moved ours away.
+
+        Raises: OSError if there cannot be one; lines then go on into the old one.
+        """
+        if self._file:
+            before, self._stream = self._stream, _opened(self._file)
+            before.close()
+
     def close(self) -> None:
         """Close the file, if it is ours."""
-        if self._owns_stream:
+        if self._file:
             self._stream.close()
+
+
+def _opened(file: str) -> IO[bytes]:
+    return Path(file).open("ab", buffering=0)
 
 
 class _Shapes(dict[EventKind, tuple[int, Callable[..., msgspec.Struct]]]):
@@ -94,8 +111,18 @@ class _Shapes(dict[EventKind, tuple[int, Callable[..., msgspec.Struct]]]):
             omit_defaults=True,
             gc=False,
         )
-        self[kind] = (LEVELS[kind.level], shape)
+        self[kind] = (LEVELS[kind.level], _masking(kind, shape) if kind.shown else shape)
         return self[kind]
+
+
+def _masking(kind: EventKind, shape: Callable[..., msgspec.Struct]) -> Callable[..., msgspec.Struct]:
+    """Return what makes a line whose values are as they may be shown."""
+
+    def line_of(at: datetime, level: str, name: str, *rest: Any) -> msgspec.Struct:
+        *values, session = rest
+        return shape(at, level, name, *kind.shown_values(tuple(values)), session)
+
+    return line_of
 
 
 def _console_renderer(stream: IO[bytes]) -> Callable[[Sequence[Any]], bytes]:
@@ -110,6 +137,10 @@ def _console_renderer(stream: IO[bytes]) -> Callable[[Sequence[Any]], bytes]:
             for name, default in (("session", ""), ("count", 1)):
                 if fields[name] == default:
                     del fields[name]
+            for name, value in fields.items():
+                # What a peer sent must not steer the terminal of whoever watches.
+                if isinstance(value, str) and not value.isprintable():
+                    fields[name] = ascii(value)[1:-1]
             texts.append(str(render(None, line.level, fields)) + "\n")
         return "".join(texts).encode()
 

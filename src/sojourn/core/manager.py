@@ -6,6 +6,7 @@ One per gateway of a server. Knows no protocol: whether a peer is known is the g
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import Counter
 from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from sojourn.core.events import EventKind
 from sojourn.core.peer import Peer
 from sojourn.core.rate import TokenBucket
-from sojourn.core.session import Reason
+from sojourn.core.session import Reason, raised_at
 from sojourn.errors import LimitExceeded, SojournError
 
 if TYPE_CHECKING:
@@ -26,8 +27,13 @@ if TYPE_CHECKING:
 
 CONNECTION_REFUSED = EventKind("connection.refused", ("peer", "error"), level="warning")
 """A peer was not let in; not a byte of it was read."""
+CONNECTION_NOT_STARTED = EventKind("connection.not_started", ("peer", "error", "where"), level="error")
+"""A bug of ours: a gateway's admission, codec or greeting raised what it should not; the connection was closed."""
 DRAIN_CUT_SHORT = EventKind("drain.cut_short", ("gateway", "connections", "sessions"), level="warning")
 """The drain's deadline passed; what was left was ended."""
+
+CLOSE_TIMEOUT_S = 1.0
+"""How long a peer has to take the last bytes before its connection is aborted."""
 
 
 class ConnectionManager:
@@ -53,14 +59,17 @@ class ConnectionManager:
         self.events = server.events
         self.redactors = server.recorder.redactors
         self.trace_limit = server.recorder.entries_limit
-        self.keep_finished, self.keep_failed = server.recorder.keep_finished, server.recorder.keep_failed
+        self.recorder = server.recorder
         self.connections: set[Connection] = set()
         self.tasks: set[asyncio.Task[Any]] = set()
+        self.detached: set[Session] = set()
+        """Sessions that outlive their connection and have none at the moment."""
         self.is_draining = False
         self._packets_in = self._packets_out = 0
         self._sessions_opened = self.sessions_refused = 0
         self.connections_opened = self.connections_refused = self.send_errors = 0
         self._per_peer: Counter[str] = Counter()
+        self._reserved_count = 0
         self._to_flush: list[Connection] = []
         self._empty = asyncio.Event()
         self._empty.set()
@@ -68,14 +77,15 @@ class ConnectionManager:
 
     # Admission
 
-    def refusal_by_limits(self, peer: Peer, *, waiting: int = 0) -> SojournError | None:
-        """Return which limit keeps ``peer`` out, or None.
+    def refusal_by_limits(self, peer: Peer, *, has_token: bool = False) -> SojournError | None:
+        """Return which limit keeps ``peer`` out, or None; connections that are in their handshake count as well.
 
         Args:
-            waiting: connections that are in their handshake and count as well.
+            peer: who wants to come in.
+            has_token: the accept rate was asked before.
         """
         limits = self.gateway.limits
-        amount = len(self.connections) + waiting
+        amount = len(self.connections) + self._reserved_count
         if self.is_draining:
             return LimitExceeded("connections while draining", 1, 0)
         if amount >= limits.connections_count:
@@ -86,9 +96,26 @@ class ConnectionManager:
                 self._per_peer[peer.address] + 1,
                 limits.connections_per_peer_count,
             )
-        if not self._rate.take():
+        if not has_token and not self._rate.take():
             return LimitExceeded("accepts per second", limits.accepts_per_s, limits.accepts_per_s)
         return None
+
+    def reserve(self, address: str) -> None:
+        """Keep a place for a connection that is in its handshake."""
+        self._reserved_count += 1
+        self._per_peer[address] += 1
+
+    def release(self, address: str) -> None:
+        """Give a reserved place back."""
+        self._reserved_count -= 1
+        self._leave(address)
+
+    def _leave(self, address: str) -> None:
+        left = self._per_peer[address] - 1
+        if left > 0:
+            self._per_peer[address] = left
+        else:
+            del self._per_peer[address]
 
     def refused(self, peer: Peer, error: SojournError) -> None:
         """Tell that ``peer`` was not let in."""
@@ -98,12 +125,17 @@ class ConnectionManager:
     def admit(self, connection: Connection) -> bool:
         """Let a new connection in, or say why not; called before its first read."""
         peer = connection.peer
-        error = None if connection.is_checked else self.refusal_by_limits(peer)
+        error = None
+        if not connection.is_checked or self.is_draining:
+            error = self.refusal_by_limits(peer, has_token=connection.has_token)
         if error is None:
             try:
                 self.gateway.admit(peer)
             except SojournError as refusal:
                 error = refusal
+            except Exception as bug:  # noqa: BLE001 - a bug in admission lets nobody in, and ends nothing else
+                self.failed(connection, bug)
+                return False
         if error is not None:
             self.refused(peer, error)
             return False
@@ -114,18 +146,19 @@ class ConnectionManager:
         self._empty.clear()
         return True
 
+    def failed(self, connection: Connection, error: Exception) -> None:
+        """Tell of a bug that kept a connection from its start."""
+        self.events.emit(
+            CONNECTION_NOT_STARTED, None, str(connection.peer), type(error).__name__, raised_at(error)
+        )
+
     def forget(self, connection: Connection) -> None:
         """Take a lost connection out."""
         self.connections.discard(connection)
         self._sessions_opened += connection.table.opened
         self._packets_in += connection.packets_in
         self._packets_out += connection.packets_out
-        address = connection.peer.address
-        left = self._per_peer[address] - 1
-        if left > 0:
-            self._per_peer[address] = left
-        else:
-            del self._per_peer[address]
+        self._leave(connection.peer.address)
         if not self.connections:
             self._empty.set()
 
@@ -168,6 +201,7 @@ class ConnectionManager:
                 if session.number not in seen:
                     seen.add(session.number)
                     yield session
+        yield from tuple(self.detached)
 
     @property
     def sessions_opened(self) -> int:
@@ -192,7 +226,7 @@ class ConnectionManager:
     @property
     def session_count(self) -> int:
         """Return how many sessions are live, counted per connection that carries them."""
-        return sum(len(connection.table.live) for connection in self.connections)
+        return sum(len(connection.table.live) for connection in self.connections) + len(self.detached)
 
     # Sweep, reload, drain
 
@@ -200,6 +234,8 @@ class ConnectionManager:
         """Enforce all deadlines that have passed."""
         for connection in tuple(self.connections):
             connection.sweep(now)
+        for session in tuple(self.detached):
+            session.sweep(now)
 
     def reload(self) -> None:
         """Ask for each connection whether it may stay; those that may not are drained."""
@@ -228,13 +264,18 @@ class ConnectionManager:
             for session in tuple(connection.table.live.values()):
                 session.close(Reason.DRAINED)
             connection.close("drained")
+        for session in tuple(self.detached):
+            session.close(Reason.DRAINED)
         try:
-            async with asyncio.timeout(1.0):
+            async with asyncio.timeout(CLOSE_TIMEOUT_S):
                 await self._empty.wait()
         except TimeoutError:
             for connection in tuple(self.connections):
                 connection.abort("the peer took no bytes in time")
-        tasks = (*self.tasks, *(session.task for session in self.sessions() if session.task is not None))
+        tasks = tuple(self.tasks)
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(CLOSE_TIMEOUT_S):
+                await self._empty.wait()  # an abort is told in a later turn of the loop

@@ -6,6 +6,7 @@ ring: a message class names its ``secret_fields``, and only the other fields are
 
 from __future__ import annotations
 
+import heapq
 from collections import deque
 from collections.abc import Callable, Iterator
 from operator import attrgetter
@@ -83,7 +84,18 @@ class Recorder:
         self._keep_s = (settings.finished_keep_s, settings.failed_keep_s)
         self.keep_finished = self._finished.append
         self.keep_failed = self._failed.append
+        self._quota_per_s = settings.finished_sessions_per_s
+        self._refilled_at = 0.0
+        self.quota = self._quota_per_s
+        """How many finished sessions may be kept until the next refill; taken from directly, it is the hot path."""
         self.redactors = Redactors()
+
+    def refill(self, now: float) -> None:
+        """Allow as many finished sessions as the time since the last call is worth; at most one second's."""
+        worth = int((now - self._refilled_at) * self._quota_per_s)
+        if worth:
+            self._refilled_at = now
+            self.quota = min(self._quota_per_s, self.quota + worth)
 
     def sweep(self, now: float) -> None:
         """Forget what is older than the settings say."""
@@ -92,11 +104,10 @@ class Recorder:
                 ring.popleft()
 
     def ended(self) -> Iterator[tuple[Session, bool]]:
-        """Yield ended sessions and whether they failed: newest first, failed ones before the others."""
-        for session in reversed(tuple(self._failed)):
-            yield session, True
-        for session in reversed(tuple(self._finished)):
-            yield session, False
+        """Yield ended sessions and whether they failed, newest first."""
+        failed = ((session, True) for session in reversed(tuple(self._failed)))
+        finished = ((session, False) for session in reversed(tuple(self._finished)))
+        yield from heapq.merge(failed, finished, key=lambda pair: -pair[0].ended_at)
 
 
 def summary(entry: Entry) -> tuple[str, str]:

@@ -5,6 +5,7 @@ Makes frozen copies when asked; costs the hot path nothing. Knows no protocol.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -149,7 +150,7 @@ class Registry:
         for entry in session.trace or ():
             at, direction, size, _ = entry
             name, text = gateway.words_for(entry)
-            source, target = gateway.parties(direction)
+            source, target = gateway.parties(session, direction)
             entries.append(TraceEntry(at - started, _DIRECTIONS[direction], source, target, name, text, size))
         return entries
 
@@ -158,19 +159,19 @@ def as_mermaid(title: str, entries: list[TraceEntry]) -> str:
     """Return a trace as a Mermaid sequence diagram: the seeds' own notation, drawn from what happened."""
     parties = list(dict.fromkeys(party for entry in entries for party in (entry.source, entry.target)))
     lines = ["sequenceDiagram", f"    title {_label(title)}"]
-    lines += [f"    participant {party}" for party in parties]
+    # A letter in front: ``end`` would end the diagram.
+    names = {party: f"p_{re.sub(r'[^A-Za-z0-9]', '_', party)}" for party in parties}
+    lines += [f"    participant {names[party]} as {_label(party)}" for party in parties]
     last_s = 0.0
     for entry in entries:
         if entry.at_s - last_s >= 1.0:
-            lines.append(f"    Note over {parties[0]}: {entry.at_s - last_s:.1f} s pass")
+            lines.append(f"    Note over {names[parties[0]]}: {entry.at_s - last_s:.1f} s pass")
         last_s = entry.at_s
         text = _label(f"{entry.name} {entry.summary}".strip())
         if entry.source == entry.target:
-            lines.append(f"    Note over {entry.source}: {text}")
+            lines.append(f"    Note over {names[entry.source]}: {text}")
         else:
-            lines.append(
-                f"    {entry.source} {'--x' if entry.direction == 'error' else '->>'} {entry.target}: {text}"
-            )
+            lines.append(f"    {names[entry.source]}->>{names[entry.target]}: {text}")
     return "\n".join(lines) + "\n"
 
 

@@ -13,12 +13,15 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from sojourn.core.breaker import Breakers, CircuitState
 from sojourn.core.events import EventKind, Events
 from sojourn.core.listener import HANDSHAKE_FAILED, Listener
 from sojourn.core.logs import LogView
-from sojourn.core.loop import run
+from sojourn.core.loop import run, settle
 from sojourn.core.manager import ConnectionManager
+from sojourn.core.memory import PREFIX, MemoryListener
 from sojourn.core.offload import OffloadPool
 from sojourn.core.recorder import Recorder
 from sojourn.core.registry import Registry
@@ -30,6 +33,7 @@ from sojourn.core.settings import (
     RecorderSettings,
 )
 from sojourn.core.tls import ReloadableContext
+from sojourn.errors import ConfigError, SojournError
 
 if TYPE_CHECKING:
     from sojourn.core.clock import Clock
@@ -41,6 +45,12 @@ SERVER_STOPPED = EventKind("server.stopped")
 SERVER_RELOADED = EventKind("server.reloaded")
 LOOP_ERROR = EventKind("server.loop_error", ("message", "error"), level="error")
 
+RELOAD_REFUSED = EventKind("server.reload_refused", ("problems",), level="error")
+"""A reload by signal found a configuration with problems; the application tells them one by one."""
+TLS_REFUSED = EventKind("tls.refused", ("address", "problem"), level="error")
+"""TLS files that were read again have a problem; the listener keeps the ones that it had."""
+TLS_WARNING = EventKind("tls.warning", ("address", "warning"), level="warning")
+"""Something in a listener's TLS files works no more, or will not soon."""
 BREAKER_CHANGED = EventKind("breaker.changed", ("endpoint", "old", "new"), level="warning")
 
 OFFLOAD_CLOSE_S = 5.0
@@ -75,11 +85,11 @@ class Server:
         self.registry = Registry(self)
         self.gateways: dict[str, Gateway] = {}
         self.managers: dict[str, ConnectionManager] = {}
-        self.listeners: list[Listener] = []
+        self.listeners: list[Listener | MemoryListener] = []
         self.is_ready = False
         self._on_reload = on_reload
         self._to_listen: list[tuple[Gateway, Sequence[ListenerSettings]]] = []
-        self._tls: list[ReloadableContext] = []
+        self._tls: list[tuple[Listener, ReloadableContext]] = []
         self._next_number = itertools.count(1).__next__
         self._stop_asked = asyncio.Event()
         self._abort_asked = asyncio.Event()
@@ -104,6 +114,7 @@ class Server:
         """
         loop = asyncio.get_running_loop()
         loop.set_exception_handler(self._on_loop_error)
+        self.events.flush_soon = loop.call_soon
         try:
             for gateway, listeners in self._to_listen:
                 await gateway.start(self)
@@ -111,8 +122,8 @@ class Server:
                     gateway, loop=loop, clock=self.clock, next_number=self._next_number
                 )
                 self.managers[gateway.name] = manager
-                for settings in listeners:
-                    await self._listen(settings, manager)
+                for index, settings in enumerate(listeners):
+                    await self._listen(settings, manager, f"{gateway.name}.listeners[{index}].tls")
         except BaseException:
             await self.stop(timeout_s=0)
             raise
@@ -120,15 +131,20 @@ class Server:
         self.is_ready = True
         self.events.emit(SERVER_STARTED, None, ", ".join(self.gateways))
 
-    async def _listen(self, settings: ListenerSettings, manager: ConnectionManager) -> None:
-        context = None
-        if settings.tls is not None:
-            reloadable = ReloadableContext(settings.tls)
-            self._tls.append(reloadable)
-            context = reloadable.current
-        listener = Listener(settings, manager, context)
-        await listener.start()
+    async def _listen(self, settings: ListenerSettings, manager: ConnectionManager, table: str) -> None:
+        """Bind one address; it is in ``listeners`` before, so that a failure half-way is closed too."""
+        listener: Listener | MemoryListener
+        if settings.address.startswith(PREFIX):
+            listener = MemoryListener(settings, manager)
+        elif settings.tls is None:
+            listener = Listener(settings, manager, None)
+        else:
+            context = ReloadableContext(settings.tls, file="configuration", table=table)
+            listener = Listener(settings, manager, context.current)
+            self._tls.append((listener, context))
+            self._warn(listener, context)
         self.listeners.append(listener)
+        await listener.start()
 
     async def _tick(self) -> None:
         """Flush events every tick, sweep deadlines every few: the server's one timer."""
@@ -136,8 +152,12 @@ class Server:
         while True:
             await asyncio.sleep(TICK_S)
             ticks += 1
-            if ticks % SWEEP_TICKS_COUNT == 0:
-                self.sweep()
+            try:
+                if ticks % SWEEP_TICKS_COUNT == 0:
+                    self.sweep()
+            except Exception as error:  # noqa: BLE001 - a gateway's bug must not stop every deadline of the server
+                self.events.emit(LOOP_ERROR, None, "the sweep failed", type(error).__name__)
+            self.recorder.refill(self.clock())
             self.events.flush()
 
     def sweep(self) -> None:
@@ -151,9 +171,10 @@ class Server:
         """Start, run until a signal or ``ask_to_stop``, drain, stop."""
         loop = asyncio.get_running_loop()
         await self.start()
+        settle()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self.ask_to_stop, signal.Signals(number).name)
-        loop.add_signal_handler(signal.SIGHUP, self.reload)
+        loop.add_signal_handler(signal.SIGHUP, self._reload_on_signal)
         try:
             await self._stop_asked.wait()
         finally:
@@ -172,15 +193,49 @@ class Server:
     def reload(self) -> None:
         """Read the configuration again, by the application's function; live connections follow.
 
-        A configuration with problems changes nothing; the application tells about it.
+        TLS files are read again too; those with problems leave their listener as it was, and an event tells.
+
+        Raises: whatever the application's function raises for a configuration with problems; nothing is changed then.
         """
         if self._on_reload is not None:
             self._on_reload()
-        for context in self._tls:
-            context.reload()
+        for listener, context in self._tls:
+            try:
+                context.reload(listener.settings.tls)
+            except ConfigError as error:
+                for problem in error.problems:
+                    self.events.emit(TLS_REFUSED, None, listener.address, str(problem))
+            self._warn(listener, context)
         for manager in self.managers.values():
             manager.reload()
         self.events.emit(SERVER_RELOADED, None)
+
+    def _reload_on_signal(self) -> None:
+        try:
+            self.reload()
+        except SojournError as error:
+            count = len(error.problems) if isinstance(error, ConfigError) else 1
+            self.events.emit(RELOAD_REFUSED, None, count)
+
+    def use_listeners(self, gateway_name: str, listeners: Sequence[ListenerSettings]) -> bool:
+        """Take new settings of a gateway's listeners, in their old order; the reload that follows puts their TLS in force.
+
+        Returns: whether that is all that changed; the rest, such as another address, needs a restart.
+        """
+        mine = [one for one in self.listeners if one.manager.gateway.name == gateway_name]
+        is_all = len(mine) == len(listeners)
+        for listener, settings in zip(mine, listeners, strict=False):
+            old = listener.settings
+            if (old.tls is None) != (settings.tls is None) or old.address != settings.address:
+                is_all = False
+                continue
+            listener.settings = msgspec.structs.replace(old, tls=settings.tls)
+            is_all = is_all and listener.settings == settings
+        return is_all
+
+    def _warn(self, listener: Listener, context: ReloadableContext) -> None:
+        for sentence in context.warnings():
+            self.events.emit(TLS_WARNING, None, listener.address, sentence)
 
     async def stop(self, *, timeout_s: float | None = None) -> None:
         """Stop accepting, drain every gateway side by side, close all that ``start`` opened."""
@@ -240,7 +295,7 @@ class Server:
 def serve(gateway: Gateway, *addresses: str, log: LogSettings | None = None) -> None:
     """Serve one gateway until SIGTERM or Ctrl-C: all that a program needs which is nothing but that gateway.
 
-    Log lines go where ``log`` says, by default in colour to standard error. Whoever needs more, such as several gateways, TLS
+    Log lines go where ``log`` says, by default to standard error. Whoever needs more, such as several gateways, TLS
     or a reload, makes a :class:`Server`.
 
     Args:

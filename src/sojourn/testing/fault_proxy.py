@@ -63,6 +63,7 @@ class ProxiedConnection:
         self.is_over = asyncio.Event()
         self._flows = asyncio.Event()
         self._flows.set()
+        self._ended = asyncio.Event()
         self._writers: list[asyncio.StreamWriter] = []
 
     def stall(self) -> None:
@@ -75,14 +76,17 @@ class ProxiedConnection:
 
     def cut(self) -> None:
         """Close both sides in order."""
+        self._ended.set()
         for writer in self._writers:
             writer.close()
 
     def reset(self) -> None:
         """Reset both sides."""
+        self._ended.set()
         for writer in self._writers:
             sock = writer.get_extra_info("socket")
-            with suppress(OSError):  # it may be closed already
+            # It may be closed already; uvloop then gives None, or a socket without a descriptor.
+            with suppress(OSError, AttributeError, ValueError):
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_NONE)
             writer.transport.abort()
 
@@ -173,7 +177,8 @@ class FaultProxy:
     ) -> None:
         faults = connection.script.to_server if is_to_server else connection.script.to_client
         passed = 0
-        with suppress(OSError):  # the other side is gone: its own direction says so
+        # The other side is gone: its own direction says so. uvloop says RuntimeError of a closed transport.
+        with suppress(OSError, RuntimeError):
             while data := await reader.read(_READ_BYTES):
                 if self._capture is not None:
                     self._capture.note("in" if is_to_server else "out", data)
@@ -192,7 +197,7 @@ class FaultProxy:
                     if does_end:
                         await _end(connection, faults, passed)
                         return
-            if writer.can_write_eof():
+            if not writer.is_closing():
                 writer.write_eof()
 
 
@@ -203,7 +208,7 @@ async def _end(connection: ProxiedConnection, faults: Faults, passed: int) -> No
     elif passed == faults.cut_after_bytes:
         connection.cut()
     else:
-        await connection.is_over.wait()
+        await connection._ended.wait()  # noqa: SLF001 - the proxy's own
 
 
 def _pieces(data: bytes, faults: Faults) -> Sequence[bytes]:

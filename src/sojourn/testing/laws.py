@@ -8,7 +8,8 @@ A law that is broken raises AssertionError with the smallest input that hypothes
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar, Union
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any, TypeVar, Union, cast
 
 from sojourn.errors import WireError
 from sojourn.sansio.buffer import ReceiveBuffer
@@ -86,7 +87,7 @@ def any_cutting_gives_the_same_packets(
     def law(stream: bytes, places: list[int]) -> None:
         whole = _comparable(outcome_of(framing, [stream]))
         cuts = sorted({place % (len(stream) + 1) for place in places} | {0, len(stream)})
-        pieces = [stream[start:end] for start, end in zip(cuts, cuts[1:], strict=False)]
+        pieces = [stream[start:end] for start, end in pairwise(cuts)]
         assert _comparable(outcome_of(framing, pieces)) == whole, f"cut at {cuts[1:-1]}"  # noqa: S101
         single = [stream[at : at + 1] for at in range(len(stream))]
         assert _comparable(outcome_of(framing, single)) == whole, "cut into single bytes"  # noqa: S101
@@ -215,7 +216,7 @@ def _strategy(some: Some[MessageT]) -> SearchStrategy[MessageT]:
     strategies = _hypothesis().strategies
     if isinstance(some, strategies.SearchStrategy):
         return some  # type: ignore[no-any-return]  # a lazily imported module has no types
-    return strategies.sampled_from(list(some))  # type: ignore[no-any-return]
+    return strategies.sampled_from(list(cast("Sequence[MessageT]", some)))  # type: ignore[no-any-return]
 
 
 def _try(law: Callable[..., None], examples_count: int, **strategies: Any) -> None:  # noqa: ANN401 - strategies
@@ -223,6 +224,7 @@ def _try(law: Callable[..., None], examples_count: int, **strategies: Any) -> No
     settings = hypothesis.settings(
         max_examples=examples_count,
         deadline=None,
+        report_multiple_bugs=False,
         suppress_health_check=list(hypothesis.HealthCheck),
         # A law is called from a test that has a name; what failed is printed and need not be kept in a folder.
         database=None,
@@ -233,7 +235,7 @@ def _try(law: Callable[..., None], examples_count: int, **strategies: Any) -> No
 def _hypothesis() -> ModuleType:
     try:
         import hypothesis  # noqa: PLC0415 - a test's dependency, not a server's
-        import hypothesis.strategies
+        import hypothesis.strategies  # noqa: PLC0415 - as above
     except ImportError as error:
         raise ImportError("the laws of sojourn.testing need hypothesis: pip install hypothesis") from error
     return hypothesis

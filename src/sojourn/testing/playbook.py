@@ -25,7 +25,7 @@ from collections import deque
 from collections.abc import Callable, Coroutine
 from contextvars import Context
 from types import TracebackType
-from typing import Any, Self, TypeVar, TypeVarTuple, Unpack, cast
+from typing import Any, Self, TypeVar, TypeVarTuple, cast
 
 from sojourn.core.gateway import Gateway
 from sojourn.core.memory import MemoryTransport, accept_in_memory
@@ -267,7 +267,7 @@ class _Stage:
         self.to_session: deque[Any] = deque()
         self.to_peer: deque[Any] = deque()
         gateway.framing = self
-        gateway.codec = lambda _connection: self  # type: ignore[method-assign]  # this copy is the playbook's own
+        gateway.codec = lambda _connection: self  # type: ignore[method-assign, assignment]  # this copy is the playbook's own
         gateway.session_key = None
         gateway.body_of = _no_body
 
@@ -320,7 +320,7 @@ class _HandDrivenLoop(asyncio.SelectorEventLoop):
         return self._clock()
 
     def call_soon(
-        self, callback: Callable[..., object], *args: Unpack[Ts], context: Context | None = None
+        self, callback: Callable[[*Ts], object], *args: *Ts, context: Context | None = None
     ) -> asyncio.Handle:
         self._scheduled_count += 1
         return super().call_soon(callback, *args, context=context)

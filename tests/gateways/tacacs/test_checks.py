@@ -16,6 +16,7 @@ from sojourn.gateways.tacacs.config import (
     TimeWindow,
     User,
 )
+from sojourn.gateways.tacacs.passwords import new_seal_key, seal
 from sojourn.gateways.tacacs.patterns import can_explode
 
 KEY = SharedSecret(value=Secret("k" * 32))
@@ -173,3 +174,22 @@ def test_rules_behind_a_catch_all_are_found() -> None:
 def test_exponential_expressions_are_told_from_others(pattern: str, explodes: bool) -> None:
     """A repetition in a repetition is harmless only if something in between keeps them apart."""
     assert can_explode(pattern) is explodes
+
+
+def test_a_secret_that_was_sealed_for_somebody_else_is_found() -> None:
+    """Copying a sealed secret from one user to another does not work, and is told before the first login."""
+    key = new_seal_key()
+    mine, other = (User(name=name, secret=Secret(seal("pw", key, "ana"))) for name in ("ana", "ben"))
+    assert places(users=(mine, other), seal_key=key) == ["users[1].secret"]
+    assert places(users=(mine,), seal_key=new_seal_key()) == ["users[0].secret"]
+
+
+def test_a_directory_that_cannot_work_is_found() -> None:
+    """Every directory is checked, each problem with its place."""
+    good = Directory(name="good", urls=("ldap://x",), bind_dn="u={user}")
+    bad = Directory(name="bad", urls=("http://x",), bind_dn="cn=search")
+    assert places(directories=(good, bad)) == [
+        "directories[1].urls",
+        "directories[1].search_base",
+        "directories[1].bind_password",
+    ]

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sojourn.gateways.tacacs import policy as policy_module
-from sojourn.gateways.tacacs.config import Rule, TacacsSettings, TimeWindow
+from sojourn.gateways.tacacs.config import Rule, TacacsSettings, TimeWindow, User
 from sojourn.gateways.tacacs.pairs import (
     FAIL,
     PASS_ADD,
@@ -352,3 +352,20 @@ def test_explain_and_decide_name_the_same_rule(rules: list[Rule], query: Query) 
     assert last.decision == decision
     matched = [step.rule for step in steps if step.matched]
     assert matched == ([] if decision.rule == NO_RULE else [decision.rule])
+
+
+def test_a_user_of_a_directory_is_named_in_any_spelling() -> None:
+    """Directories compare names without case, so a rule must as well; a local user is compared exactly."""
+    rule = Rule(name="named", users=("Zoe", "ana"))
+    made = Policy(TacacsSettings(users=(User(name="ana"),), rules=(rule,)))
+    permitted = {name: made.decide(ask(user=name)).permit for name in ("ZOE", "zoe", "Zoe", "ana", "Ana", "zo e", "")}
+    assert permitted == {
+        "ZOE": True, "zoe": True, "Zoe": True, "ana": True, "Ana": False, "zo e": False, "": False,
+    }  # fmt: skip
+
+
+def test_an_explanation_shows_no_password_that_was_typed() -> None:
+    """The command is compared as it is, and told masked."""
+    steps = policy(Rule(name="look", commands=("show",))).explain(ask("enable secret hunter2"))
+    assert steps[0].words == "commands show: not 'enable secret ***'"
+    assert "hunter2" not in repr(steps)

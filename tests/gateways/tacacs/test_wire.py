@@ -375,7 +375,6 @@ def test_no_packet_is_written_without_a_key_unless_the_flag_is_set():
     "message",
     [
         AuthenStart(1, 0, 2, 1, "ana", "tty0", "192.0.2.1", b"s3cret"),
-        AuthenReply(1, 0, "hello", b"s3cret"),
         AuthenContinue(b"s3cret", b"s3cret"),
     ],
     ids=lambda message: type(message).__name__,

@@ -1,6 +1,6 @@
 """What is wrong with a ``[tacacs]`` table that no single value shows: names, overlaps, dead rules.
 
-Reads declared settings only; opens no file, dials nothing and never shows a secret.
+Reads declared settings only, and whether a directory's CA file is there; dials nothing and never shows a secret.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from typing import Final
 from zoneinfo import ZoneInfo
 
-from sojourn.gateways.tacacs.config import Device, Rule, TacacsSettings, TimeWindow, User
+from sojourn.gateways.tacacs.config import Device, Directory, Rule, TacacsSettings, TimeWindow, User
 from sojourn.gateways.tacacs.devices import Network, parse_address, parse_network
 from sojourn.gateways.tacacs.pairs import split_pair
 from sojourn.gateways.tacacs.patterns import can_explode
@@ -35,6 +35,8 @@ def find_problems(settings: TacacsSettings) -> Iterator[Found]:
         yield from _device(f"devices[{index}]", device, settings.min_secret_length_count)
     yield from _seal_key(settings)
     directories = {directory.name for directory in settings.directories}
+    for index, directory in enumerate(settings.directories):
+        yield from _directory(f"directories[{index}]", directory)
     for index, user in enumerate(settings.users):
         yield from _user(f"users[{index}]", user, directories)
     yield from _references(settings)
@@ -112,11 +114,25 @@ def _seal_key(settings: TacacsSettings) -> Iterator[Found]:
             if user.secret is not None and user.secret.reveal().startswith("sealed:"):
                 yield f"users[{index}].secret", "a sealed secret, but no seal_key", "seal_key, to unseal it"
         return
-    from sojourn.gateways.tacacs.passwords import check_seal_key  # noqa: PLC0415 - as in _user
+    from sojourn.gateways.tacacs.passwords import check_seal_key, check_sealed  # noqa: PLC0415 - as in _user
 
     problem = check_seal_key(settings.seal_key)
     if problem is not None:
         yield "seal_key", problem, "32 random bytes in base64"
+        return
+    for index, user in enumerate(settings.users):
+        problem = check_sealed(user.secret, settings.seal_key, user.name) if user.secret is not None else None
+        if problem is not None:
+            wanted = "what 'sojourn tacacs hash-password --sealed' makes for this user"
+            yield f"users[{index}].secret", problem, wanted
+
+
+def _directory(path: str, directory: Directory) -> Iterator[Found]:
+    # Late: a configuration without directories need not load what speaks to them.
+    from sojourn.gateways.tacacs.directory import directory_problems  # noqa: PLC0415 - the line above says why
+
+    for key, found, wanted in directory_problems(directory):
+        yield f"{path}.{key}" if key else path, found, wanted
 
 
 def _user(path: str, user: User, directories: set[str]) -> Iterator[Found]:

@@ -12,7 +12,6 @@ from collections.abc import Iterator
 from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
-import msgspec
 from msgspec import Meta
 
 from sojourn.core.secret import Secret
@@ -289,7 +288,6 @@ class PostgresSink(Settings, frozen=True):
     schema: Annotated[
         str, Meta(pattern=r"^[a-z_][a-z0-9_]*$", description="Schema that holds the table.")
     ] = "sojourn"
-    pool_size_count: Annotated[int, Meta(ge=1, le=64, description="Connections kept open.")] = 2
     timeout_s: Annotated[Seconds, Meta(description="One statement.")] = 5.0
 
 

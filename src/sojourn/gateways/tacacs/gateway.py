@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from sojourn.core.events import EventKind
 from sojourn.core.gateway import Gateway
+from sojourn.core.recorder import Direction
 from sojourn.core.table import Mode
 from sojourn.errors import RemoteProtocolError
 from sojourn.gateways.tacacs.accounting import Accounting
@@ -24,6 +25,7 @@ from sojourn.gateways.tacacs.login_state import LoginState
 from sojourn.gateways.tacacs.password_overlay import PasswordOverlay
 from sojourn.gateways.tacacs.policy import Policy
 from sojourn.gateways.tacacs.session import Snapshot, TacacsCodec, TacacsSession, error_reply
+from sojourn.gateways.tacacs.trace_words import words_of
 from sojourn.gateways.tacacs.users import Users
 from sojourn.gateways.tacacs.wire import TacacsFraming
 
@@ -109,6 +111,7 @@ class TacacsGateway(Gateway):
             self.accounting,
             self._records,
             server.events.emit,
+            {},
         )
         for view in self.config.keys.snapshot(server.events.unix_time(server.clock())):
             for warning in view.warnings:
@@ -155,6 +158,16 @@ class TacacsGateway(Gateway):
         return error_reply(session)  # type: ignore[arg-type]  # the core opens sessions of our class
 
     # What the operator sees
+
+    def words_for(self, entry: Any) -> tuple[str, str]:
+        """Return name and summary of a flight recorder entry by the specification's words, secrets masked."""
+        return words_of(entry)
+
+    def parties(self, session: Session, direction: int) -> tuple[str, str]:
+        """Return from whom to whom an entry goes; the peer is called by its device's name."""
+        peer = session.connection.peer
+        ours, theirs = self.name, peer.context.name if peer.context is not None else str(peer)
+        return {Direction.IN: (theirs, ours), Direction.OUT: (ours, theirs)}.get(direction, (ours, ours))
 
     def counters(self) -> Iterable[tuple[str, dict[str, str], float]]:
         """Yield the state of sinks and lock-outs."""

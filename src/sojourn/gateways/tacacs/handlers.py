@@ -14,6 +14,7 @@ from sojourn.core.router import Router
 from sojourn.errors import SojournError
 from sojourn.gateways.tacacs import mschap
 from sojourn.gateways.tacacs.login_state import ERROR, FAIL, PASS, Verdict
+from sojourn.gateways.tacacs.masking import mask_args
 from sojourn.gateways.tacacs.messages import (
     AcctFlag,
     AcctReply,
@@ -43,6 +44,7 @@ AUTHORIZED: Final = EventKind(
     "tacacs.authorization",
     ("outcome", "user", "device", "rem_addr", "request", "rule", "reason"),
     level="info",
+    shown={"request": mask_args},
 )
 ACCOUNTED: Final = EventKind(
     "tacacs.accounting", ("outcome", "user", "device", "kind", "reason"), level="info"

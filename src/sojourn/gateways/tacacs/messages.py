@@ -203,9 +203,7 @@ class AuthenStart(Message, gc=False):
 
 
 class AuthenReply(Message, gc=False):
-    """The server's verdict or question (RFC 8907 section 5.2)."""
-
-    secret_fields: ClassVar[frozenset[str]] = frozenset({"data"})
+    """The server's verdict or question (RFC 8907 section 5.2); nothing that we put into it is secret."""
 
     status: int
     flags: int = 0

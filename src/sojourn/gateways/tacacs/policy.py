@@ -22,6 +22,8 @@ import msgspec
 
 from sojourn.gateways.tacacs.config import Rule, TacacsSettings
 from sojourn.gateways.tacacs.devices import parse_address, parse_network
+from sojourn.gateways.tacacs.ldap import canonical_name
+from sojourn.gateways.tacacs.masking import mask_args, mask_line
 from sojourn.gateways.tacacs.pairs import FAIL, PASS_ADD, PASS_REPL, command_line, merge_pairs, service_of
 from sojourn.gateways.tacacs.windows import Window
 
@@ -127,15 +129,17 @@ class _Compiled:
     """A rule in the form that is fast to compare; ``window_is_open`` is set at every window boundary."""
 
     __slots__ = (
-        "device_groups", "networks", "prefixes", "protocols", "rule", "searches", "services", "user_groups",
-        "users", "wants_command", "window", "window_is_open",
+        "device_groups", "local_users", "networks", "prefixes", "protocols", "rule", "searches", "services",
+        "strangers", "user_groups", "users", "wants_command", "window", "window_is_open",
     )  # fmt: skip
 
-    def __init__(self, rule: Rule) -> None:
+    def __init__(self, rule: Rule, local_users: frozenset[str]) -> None:
         self.rule = rule
+        self.local_users = local_users
         self.device_groups = frozenset(rule.device_groups)
         self.user_groups = frozenset(rule.user_groups)
         self.users = frozenset(rule.users)
+        self.strangers = frozenset(map(canonical_name, self.users - local_users))
         self.services = frozenset(rule.services)
         self.protocols = frozenset(rule.protocols)
         self.wants_command = bool(rule.commands)
@@ -151,7 +155,7 @@ class _Compiled:
 
     def failed_for_peer(self, query: Query, facts: _Facts) -> int:
         """Compare what stays the same from one request of a user on a device to the next."""
-        if self.users and query.user not in self.users:
+        if self.users and query.user not in self.users and not self._is_named_stranger(query.user):
             return _USER
         if self.user_groups and self.user_groups.isdisjoint(query.user_groups):
             return _USER_GROUP
@@ -173,6 +177,10 @@ class _Compiled:
         if self.networks and not self._is_from(facts.address()):
             return _SOURCE
         return _HOLDS if self.window_is_open else _WINDOW
+
+    def _is_named_stranger(self, user: str) -> bool:
+        """Compare as directories do: there ``Ana`` and ``ana`` are one; local users are who they say exactly."""
+        return user not in self.local_users and canonical_name(user) in self.strangers
 
     def _is_found_in(self, line: str) -> bool:
         for search in self.searches:  # noqa: SIM110 - any() with a generator costs twice as much
@@ -205,7 +213,8 @@ class Policy:
     """
 
     def __init__(self, settings: TacacsSettings, now: Callable[[], dt.datetime] = _utc_now) -> None:
-        self._rules = tuple(_Compiled(rule) for rule in settings.rules)
+        local_users = frozenset(user.name for user in settings.users)
+        self._rules = tuple(_Compiled(rule, local_users) for rule in settings.rules)
         self._pairs = tuple((() if rule.searches else rule.prefixes, rule) for rule in self._rules)
         self._windowed = tuple(rule for rule in self._rules if rule.window is not None)
         self._now = now
@@ -243,7 +252,7 @@ class Policy:
                 break
         answers = {PASS_ADD: "permit, PASS_ADD", PASS_REPL: "permit, PASS_REPL", FAIL: "deny, FAIL"}
         answer = answers[decision.status]
-        pairs = f" with {', '.join(decision.args)}" if decision.args else ""
+        pairs = f" with {', '.join(mask_args(decision.args))}" if decision.args else ""
         steps.append(Step(decision.rule, decision.permit, f"{answer}{pairs}: {decision.reason}", decision))
         return steps
 
@@ -338,7 +347,7 @@ def _words(rule: Rule, failed: int, query: Query, facts: _Facts) -> str:
         _SERVICE: f"service {_either(rule.services)}: the request says {query.service or 'nothing'}",
         _PROTOCOL: f"protocol {_either(rule.protocols)}: the request says {facts.protocol or 'nothing'}",
         _SESSION: "commands: the request is a session authorization, not a command",
-        _COMMAND: f"commands {_either(rule.commands)}: not {line!r}",
+        _COMMAND: f"commands {_either(rule.commands)}: not {mask_line(line)!r}",
         _SOURCE: f"source network {_either(rule.source_networks)}: rem_addr is {query.rem_addr or 'empty'}",
         _WINDOW: ""
         if window is None

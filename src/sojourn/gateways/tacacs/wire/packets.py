@@ -11,6 +11,7 @@ Source: RFC 8907 sections 4.1 and 4.5.
 from __future__ import annotations
 
 import struct
+from collections.abc import Callable
 
 import msgspec
 
@@ -34,8 +35,7 @@ _MAJOR_BITS = Version.MAJOR << 4
 _HEADER = struct.Struct("!BBBBII")
 _unpack_header = _HEADER.unpack_from
 _pack_header = _HEADER.pack
-_pack_session_id = struct.Struct("!I").pack
-_pack_place = struct.Struct("!BB").pack
+_SEEDS: dict[int, Callable[..., bytes]] = {}
 _from_bytes = int.from_bytes
 
 
@@ -81,10 +81,15 @@ class TacacsFraming:
             so that the good ones are answered.
         Source: RFC 8907 section 4.1.
         """
-        packets: list[Packet] = []
-        position = 0
         size = len(data)
         max_length_bytes = self.max_length_bytes
+        if size >= HEADER_BYTES:  # one packet that came alone is the usual case, and worth 0.1 us
+            version, packet_type, seq_no, flags, session_id, length = _unpack_header(data)
+            if length + HEADER_BYTES == size and length <= max_length_bytes and version & 0xF0 == _MAJOR_BITS:
+                body = data[HEADER_BYTES:]
+                return [Packet(version, packet_type, seq_no, flags, session_id, body)], size, HEADER_BYTES
+        packets: list[Packet] = []
+        position = 0
         while size - position >= HEADER_BYTES:
             version, packet_type, seq_no, flags, session_id, length = _unpack_header(data, position)
             if version & 0xF0 != _MAJOR_BITS or length > max_length_bytes:
@@ -118,9 +123,11 @@ def obfuscate(body: bytes, key: bytes, session_id: int, version: int, seq_no: in
     Source: RFC 8907 section 4.5.
     """
     size = len(body)
-    if not size:
-        return body
-    seed = _pack_session_id(session_id) + key + _pack_place(version, seq_no)
+    pack_seed = _SEEDS.get(len(key)) or _seed_packer(len(key))
+    if size <= 16:  # noqa: PLR2004 - one block: every short reply
+        pad = _md5(pack_seed(session_id, key, version, seq_no)).digest()
+        return (_from_bytes(body) ^ _from_bytes(pad[:size])).to_bytes(size)
+    seed = pack_seed(session_id, key, version, seq_no)
     pad = block = _md5(seed).digest()
     missing = size - 16
     if missing > LONG_BODY_BYTES:
@@ -135,7 +142,13 @@ def obfuscate(body: bytes, key: bytes, session_id: int, version: int, seq_no: in
             block = _md5(seed + block).digest()
             pad += block
             missing -= 16
-    return (_from_bytes(body, "big") ^ (_from_bytes(pad, "big") >> (-missing << 3))).to_bytes(size, "big")
+    return (_from_bytes(body) ^ _from_bytes(pad[:size])).to_bytes(size)
+
+
+def _seed_packer(key_bytes: int) -> Callable[..., bytes]:
+    """Return what joins session_id, a key of this length, version and seq_no; one call is 0.1 us less than three."""
+    packer = _SEEDS[key_bytes] = struct.Struct(f"!I{key_bytes}sBB").pack
+    return packer
 
 
 def encode_packet(  # noqa: PLR0917 - the hot path; keywords would cost more than the header

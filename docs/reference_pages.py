@@ -1,0 +1,252 @@
+"""Writes the reference pages that are read off the code: settings, command line, metrics and events.
+
+Run by ``conf.py`` before each build, so that they cannot be out of date; they are not kept in the repository.
+"""
+# ruff: noqa: ANN401, INP001 - click's commands come without types; Sphinx's folder is no package
+
+from __future__ import annotations
+
+import ast
+import asyncio
+import functools
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import sojourn.app
+from sojourn.cli.main import app
+from sojourn.config import reference_markdown
+from sojourn.core.events import EventKind
+from sojourn.core.metrics import metrics_text
+from sojourn.core.secret import Secret
+from sojourn.core.server import Server
+from sojourn.gateways.tacacs.config import (
+    Accounting,
+    Device,
+    FileSink,
+    SharedSecret,
+    TacacsSettings,
+)
+from sojourn.gateways.tacacs.gateway import TacacsGateway
+
+FOLDER = Path(__file__).resolve().parent / "reference"
+SOURCES = Path(sojourn.app.__file__).resolve().parent
+
+_CLI_HEAD = """\
+# Command line
+
+Made from the commands themselves; `sojourn COMMAND --help` says the same. Exit codes: 0 fine (for `explain`: permit), 1
+failed (for `explain`: deny; for `probe`: something was refused), 2 bad usage or a configuration with problems.
+
+Secrets are never arguments, which other users of the machine can read: they are asked for, or come from a file
+(`--...-file`, `-` is standard input) or a variable (`--...-env`).
+"""
+_METRICS_HEAD = """\
+# Metrics and events
+
+## Metrics
+
+Served at `/metrics` in Prometheus' text format, with those of the process (`process_...`, `python_info`). Without
+`metrics_without_token` in `[admin]` they need the token.
+
+| metric | type | labels | meaning |
+|---|---|---|---|
+"""
+_EVENTS_HEAD = """\
+
+## Events
+
+What happened is an event first; a log line and `sojourn_events_total{kind="..."}` are views of it. Each line of the log
+has `timestamp`, `level`, `event`, the fields below, `session` where it concerns one, and `count` where it stands for
+several like it. No event holds a secret.
+
+| event | level | fields | meaning |
+|---|---|---|---|
+"""
+
+_MEANINGS = {
+    "breaker.changed": "The circuit of a backend's address opened, closed, or is being probed.",
+    "listener.handshake_failed": "A peer did not get through the TLS handshake or the PROXY header in time.",
+    "listener.started": "An address is bound; connections are accepted from now on.",
+    "listener.started_in_memory": "As `listener.started`, within the process: for tests.",
+    "server.draining": "The server stops: nothing new is accepted, sessions in flight may finish.",
+    "server.loop_error": "A bug of ours, or of the event loop: something failed that no session owns.",
+    "server.reloaded": "The configuration was read again and is in force.",
+    "server.started": "All gateways are open and listen.",
+    "server.stopped": "Nothing is left open.",
+    "tacacs.accounting": "An accounting record was stored (`success`) or not (`error`), and why.",
+    "tacacs.authentication": "A login, ENABLE or change of a password: `pass`, `fail` or `error`, and why.",
+    "tacacs.authorization": "A session or command: `permit`, `deny` or `error`, the rule, and why.",
+    "sojourn_offload_failed_total": "Slow calls, such as password hashes, that raised an error.",
+    "sojourn_offload_refused_total": "Slow calls that were refused because too many waited.",
+    "sojourn_offload_submitted_total": "Slow calls given to the pool of threads.",
+    "sojourn_offload_timed_out_total": "Slow calls that took longer than they may.",
+    "sojourn_tacacs_locked_users": "Users who are locked out for guessing.",
+    "sojourn_tacacs_sink_is_up": "1: the accounting sink stores records; 0: it does not.",
+    "sojourn_tacacs_sink_stored_total": "Records that the accounting sink has stored.",
+    "sojourn_tacacs_sink_waiting": "Records that wait for the accounting sink.",
+}
+"""Where the source says nothing, or less than an operator wants to know."""
+
+
+class EventWords(NamedTuple):
+    """What the sources say about one kind of event: the name of its constant, and the text below it."""
+
+    constant: str
+    meaning: str
+
+
+def pages() -> dict[str, str]:
+    """Return every page by its file name."""
+    return {
+        "settings.md": reference_markdown(),
+        "command-line.md": command_line_page(),
+        "metrics-and-events.md": metrics_and_events_page(),
+    }
+
+
+def write_pages() -> None:
+    """Write the pages that have changed."""
+    for name, text in pages().items():
+        page = FOLDER / name
+        if not page.exists() or page.read_text(encoding="utf-8") != text:
+            page.write_text(text, encoding="utf-8")
+
+
+# Command line
+
+
+def command_line_page() -> str:
+    """Return one section per command, one row per option."""
+    import typer.main  # noqa: PLC0415 - typer is the command line's; here it is asked for its click commands
+
+    return _CLI_HEAD + "".join(_command_sections(typer.main.get_command(app), "sojourn"))
+
+
+def _command_sections(command: Any, name: str) -> Iterator[str]:
+    children = getattr(command, "commands", {})
+    for child_name, child in sorted(children.items()):
+        yield from _command_sections(child, f"{name} {child_name}")
+    if children:
+        return
+    arguments = " ".join(_metavar(one) for one in command.params if one.param_type_name == "argument")
+    yield (
+        f"\n## `{name}`\n\n```text\n{name} [OPTIONS] {arguments}".rstrip()
+        + f"\n```\n\n{command.help or ''}\n"
+    )
+    rows = [_parameter_row(one) for one in command.params if one.name != "help"]
+    if rows:
+        yield "\n".join(["", "| option | default | meaning |", "|---|---|---|", *rows, ""])
+
+
+def _metavar(parameter: Any) -> str:
+    return str(parameter.metavar or parameter.name.upper())
+
+
+def _parameter_row(parameter: Any) -> str:
+    is_argument = parameter.param_type_name == "argument"
+    names = [_metavar(parameter)] if is_argument else [*parameter.opts, *parameter.secondary_opts]
+    shown = ", ".join(f"`{name}`" for name in names)
+    if not is_argument and not parameter.is_flag:
+        shown += f" {_metavar(parameter)}" if parameter.metavar else ""
+    default = parameter.default
+    is_shown = not parameter.required and default not in (None, "", False, [], ()) and not callable(default)
+    cell = "required" if parameter.required else f"`{getattr(default, 'value', default)}`" if is_shown else ""
+    meaning = (parameter.help or "") + (f" (`{parameter.envvar}`)" if parameter.envvar else "")
+    return f"| {shown} | {cell} | {_cell(meaning)} |"
+
+
+# Metrics and events
+
+
+def metrics_and_events_page() -> str:
+    """Return the metrics of a server with every gateway, and every kind of event."""
+    return "".join(
+        (
+            _METRICS_HEAD,
+            *(_metric_row(*metric) for metric in metrics()),
+            _EVENTS_HEAD,
+            *(_event_row(kind) for kind in sorted(EventKind.all, key=lambda kind: kind.name)),
+        )
+    )
+
+
+def metrics() -> Iterator[tuple[str, str, str, str]]:
+    """Yield name, type, labels and help of each metric that a server shows."""
+    lines = asyncio.run(_scrape()).splitlines()
+    helps = {line.split()[2]: line.split(maxsplit=3)[3] for line in lines if line.startswith("# HELP")}
+    types = {line.split()[2]: line.split()[3] for line in lines if line.startswith("# TYPE")}
+    labels: dict[str, str] = {}
+    for line in lines:
+        if not line.startswith("#"):
+            name, brace, rest = line.partition("{")
+            found = [pair.partition("=")[0] for pair in rest.partition("}")[0].split(",")] if brace else []
+            labels.setdefault(name.split()[0], ", ".join(f"`{label}`" for label in found))
+    for name, text in helps.items():
+        if name.startswith("sojourn_"):
+            yield name, types[name], labels.get(name, ""), text
+
+
+async def _scrape() -> str:
+    """Start a server that has one of each, look once, stop it."""
+    with tempfile.TemporaryDirectory() as folder:
+        settings = TacacsSettings(
+            devices=(
+                Device(
+                    name="device", networks=("192.0.2.1",), secrets=(SharedSecret(value=Secret("k" * 32)),)
+                ),
+            ),
+            accounting=Accounting(files=(FileSink(name="records", path=f"{folder}/records"),)),
+        )
+        server = Server()
+        server.add(TacacsGateway(settings))
+        await server.start()
+        try:
+            with server.breakers.guard("ldaps://ldap.example.net"):
+                return metrics_text(server).decode()
+        finally:
+            await server.stop()
+
+
+def _metric_row(name: str, kind: str, labels: str, text: str) -> str:
+    return f"| `{name}` | {kind} | {labels} | {_cell(_MEANINGS.get(name, text))} |\n"
+
+
+def _event_row(kind: EventKind) -> str:
+    words = event_words().get(kind.name)
+    fields = ", ".join(f"`{field}`" for field in kind.fields)
+    meaning = (words.meaning if words else "") or _MEANINGS.get(kind.name, "")
+    return f"| `{kind.name}` | {kind.level} | {fields} | {_cell(meaning)} |\n"
+
+
+@functools.cache
+def event_words() -> dict[str, EventWords]:
+    """Return what stands in the sources about each kind of event, by its name."""
+    found: dict[str, EventWords] = {}
+    for file in sorted(SOURCES.rglob("*.py")):
+        body = ast.parse(file.read_text(encoding="utf-8")).body
+        for statement, following in zip(body, [*body[1:], None], strict=True):
+            match statement:
+                case (
+                    ast.Assign(targets=[ast.Name(id=constant)], value=ast.Call() as call)
+                    | ast.AnnAssign(target=ast.Name(id=constant), value=ast.Call() as call)
+                ) if ast.unparse(call.func) == "EventKind":
+                    name = ast.literal_eval(call.args[0])
+                    found[name] = EventWords(constant, _text_of(following))
+    return found
+
+
+def _text_of(statement: ast.stmt | None) -> str:
+    match statement:
+        case ast.Expr(value=ast.Constant(value=str(text))):
+            return " ".join(text.split())
+    return ""
+
+
+def _cell(text: str) -> str:
+    return " ".join(text.split()).replace("|", "\\|").replace("``", "`")
+
+
+if __name__ == "__main__":
+    write_pages()

@@ -1,0 +1,122 @@
+"""What operators see of a server of the core: its sessions, traces, metrics and health as the admin API's values.
+
+Knows no gateway by name, no configuration and no HTTP. Reload and drain are the daemon's, which adds them.
+"""
+
+from __future__ import annotations
+
+from itertools import islice
+from typing import Final
+
+from sojourn.admin.view import Health, Kind, Page, SessionQuery, SessionRow, State, Trace, TraceEntry
+from sojourn.core.events import EventKind
+from sojourn.core.metrics import metrics_text
+from sojourn.core.registry import SessionSnapshot
+from sojourn.core.server import Server
+from sojourn.core.session import in_words, raised_at
+
+ORDERED: Final = EventKind("admin.order", ("what", "who", "outcome"), level="warning")
+"""Somebody gave the server an order, or tried to; for whoever asks later who it was."""
+REQUEST_FAILED: Final = EventKind("admin.request_failed", ("request", "error", "where"), level="error")
+"""A request of the HTTP API met an error that no answer of its own is for."""
+
+_STATES: Final[dict[str, State]] = {"live": "open", "ended": "finished", "failed": "failed"}
+_WANTED: Final = {"": "", "open": "live", "finished": "ended", "failed": "failed"}
+_KINDS: Final[dict[str, Kind]] = {"in": "in", "out": "out", "state": "state", "error": "error"}
+
+
+class CoreView:
+    """The part of :class:`~sojourn.admin.view.ServerView` that the core alone can answer.
+
+    Life: as long as its server; holds nothing of its own.
+    """
+
+    def __init__(self, server: Server) -> None:
+        self.server = server
+
+    def list_sessions(self, query: SessionQuery) -> Page:
+        """Return at most ``query.limit`` sessions, live ones first.
+
+        Raises: ValueError if the cursor is none that an earlier page gave.
+        """
+        start = int(query.cursor or 0)
+        if start < 0:
+            raise ValueError(query.cursor)
+        rows = self.server.registry.snapshots(
+            gateway=query.gateway, state=_WANTED[query.state], search=query.search
+        )
+        page = [_row(snapshot) for snapshot in islice(rows, start, start + query.limit + 1)]
+        more = len(page) > query.limit
+        return Page(sessions=tuple(page[: query.limit]), next_cursor=str(start + query.limit) if more else "")
+
+    def find_session(self, session_id: str) -> SessionRow | None:
+        """Return a session, open or still remembered."""
+        snapshot = self.server.registry.find(session_id)
+        return None if snapshot is None else _row(snapshot)
+
+    def trace(self, session_id: str) -> Trace | None:
+        """Return what was recorded of a session."""
+        snapshot, entries = self.server.registry.find(session_id), self.server.registry.trace(session_id)
+        if snapshot is None or entries is None:
+            return None
+        return Trace(
+            session=_row(snapshot),
+            entries=tuple(
+                TraceEntry(
+                    at=snapshot.started + entry.at_s,
+                    kind=_KINDS[entry.direction],
+                    name=entry.name,
+                    text=entry.summary,
+                    size_bytes=entry.size_bytes,
+                    source=entry.source,
+                    target=entry.target,
+                )
+                for entry in entries
+            ),
+        )
+
+    async def close_session(self, session_id: str) -> bool:
+        """End an open session; return whether there was one."""
+        return self.server.registry.close(session_id)
+
+    def metrics_text(self) -> str:
+        """Return all metrics in Prometheus' text format."""
+        return metrics_text(self.server).decode()
+
+    def health(self) -> Health:
+        """Return whether the process works: its loop answers, or nobody would read this."""
+        return Health(ok=True, parts={"loop": "running"})
+
+    def readiness(self) -> Health:
+        """Return whether new sessions are welcome, and where."""
+        server = self.server
+        if not server.is_ready:
+            return Health(ok=False, parts={"server": "starting or draining"})
+        return Health(
+            ok=True,
+            parts={
+                f"{listener.manager.gateway.name} {listener.address}": "listening"
+                for listener in server.listeners
+            },
+        )
+
+    def note_order(self, what: str, who: str, outcome: str) -> None:
+        """Tell that somebody gave an order, and what came of it."""
+        self.server.events.emit(ORDERED, None, what, who, outcome)
+
+    def note_failure(self, request: str, error: Exception) -> None:
+        """Tell that a request could not be answered, and where the error was raised."""
+        self.server.events.emit(REQUEST_FAILED, None, request, in_words(error), raised_at(error))
+
+
+def _row(snapshot: SessionSnapshot) -> SessionRow:
+    return SessionRow(
+        id=snapshot.id,
+        gateway=snapshot.gateway,
+        peer=snapshot.peer,
+        about=snapshot.about,
+        state=_STATES[snapshot.state],
+        started=snapshot.started,
+        ended=snapshot.ended or None,
+        reason=snapshot.reason,
+    )

@@ -1,0 +1,82 @@
+"""The demo: the daemon on made-up devices and users, with real traffic sent through it.
+
+Everything lives in one temporary directory and on loopback, and is gone after Ctrl-C. Made-up names, generated
+secrets: nothing of it is fit for production, and nothing of it is needed there.
+
+Shape: ``site`` (devices, users, rules and where to listen), ``traffic`` (what a switch does all day), ``screen`` (what
+the person in front of it sees).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import tempfile
+import time
+from pathlib import Path
+
+from sojourn.app import Daemon
+from sojourn.core.loop import run as run_loop
+from sojourn.demo.screen import Screen
+from sojourn.demo.site import Site
+from sojourn.demo.traffic import send_traffic
+from sojourn.errors import ConfigError, SojournError
+
+TRAFFIC_INTERVAL_S = 2.0
+"""Pause between two rounds of traffic, so that there is something to look at."""
+
+
+def run_demo() -> None:
+    """Run every gateway on made-up devices and users until a signal says stop.
+
+    Raises: ConfigError if not even a free port can be had.
+    """
+    run_loop(serve_demo(Screen()))
+
+
+async def serve_demo(screen: Screen) -> None:
+    """Run the demo until a signal says stop."""
+    with tempfile.TemporaryDirectory(prefix="sojourn-demo-") as name:
+        with screen.step("making devices, users, keys and certificates"):
+            site = await asyncio.to_thread(Site, Path(name))
+        try:
+            await _serve(site, screen)
+        except ConfigError:
+            if site.is_on_its_own:
+                raise
+            # Somebody took one of the usual places since we looked, such as another demo: be modest.
+            site.leave_usual_places()
+            await _serve(site, screen)
+    screen.say("stopped; the demo's directory is gone")
+
+
+async def _serve(site: Site, screen: Screen) -> None:
+    daemon = Daemon(site.settings(), site.settings)
+    visit = daemon.server.spawn(_visit(site, daemon, screen))
+    try:
+        await daemon.serve()
+    finally:
+        # Where the daemon never came to life, nobody else ends it.
+        visit.cancel()
+        await asyncio.gather(visit, return_exceptions=True)
+
+
+async def _visit(site: Site, daemon: Daemon, screen: Screen) -> None:
+    """Send traffic once for the table, then again and again; the server ends this task at its own end."""
+    with screen.step("starting the daemon"):
+        while not daemon.server.is_ready:
+            await asyncio.sleep(0.01)
+        site.found_places([listener.address for listener in daemon.server.listeners], daemon.admin.address)
+    try:
+        with screen.step("sending logins, authorizations and accounting"):
+            rows = await send_traffic(site)
+        screen.show_rows(site, rows)
+    except (SojournError, OSError) as error:
+        screen.complain(f"the traffic failed: {error}")
+    screen.show_next_steps(site)
+    began = time.monotonic()
+    while True:
+        await asyncio.sleep(TRAFFIC_INTERVAL_S)
+        try:
+            await send_traffic(site)
+        except (SojournError, OSError) as error:
+            screen.complain(f"after {time.monotonic() - began:.0f} s the traffic failed: {error}")

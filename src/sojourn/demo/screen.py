@@ -1,0 +1,88 @@
+"""What the person in front of the demo sees: what is under way, a table of what happened, and what to try next.
+
+Fits a terminal of 80 columns. Knows nothing of servers and clients.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from sojourn.demo.site import HOST, Site
+from sojourn.demo.traffic import Row
+
+
+class Screen:
+    """The demo's standard output; readable in a file, too."""
+
+    def __init__(self, console: Console | None = None) -> None:
+        self._console = console or Console(highlight=False)
+        self._is_complaining = False
+
+    def say(self, text: str) -> None:
+        """Print a line as it is; what is too long goes on behind the terminal's edge, so that it can be copied."""
+        self._console.print(text, soft_wrap=True)
+
+    @contextlib.contextmanager
+    def step(self, what: str) -> Iterator[None]:
+        """Show what is under way, and afterwards how long it took."""
+        began = time.monotonic()
+        with self._console.status(f"{what} ..."):
+            yield
+        self.say(f"{what:<48} [dim]{(time.monotonic() - began) * 1000:6.0f} ms[/]")
+
+    def complain(self, text: str) -> None:
+        """Say what went wrong, the first time; the log has the rest."""
+        if not self._is_complaining:
+            self._is_complaining = True
+            self.say(f"[red]{escape(text)}[/]")
+
+    def show_rows(self, site: Site, rows: Sequence[Row]) -> None:
+        """Show what was asked, what was answered, and whether that was right."""
+        table = Table(box=None, pad_edge=False, header_style="bold", title_justify="left", title_style="bold")
+        table.title = f"\nTACACS+ on {HOST}:{site.tacacs_port}, TLS on port {site.tls_port}: what a switch just did"
+        for heading in ("request", "user", "answer", "as wanted", "time"):
+            table.add_column(heading, justify="right" if heading == "time" else "left", no_wrap=True)
+        for row in rows:
+            answer = " ".join((row.outcome.status, *row.outcome.args))
+            verdict = "[green]yes[/]" if row.is_right else f"[red]no: {row.wanted}[/]"
+            took = f"{row.outcome.seconds * 1000:.1f} ms" if row.outcome.packets else ""
+            table.add_row(row.what, row.user, escape(answer), verdict, took)
+        self._console.print(table)
+        right = sum(row.is_right for row in rows)
+        colour = "green" if right == len(rows) else "red"
+        self.say(f"[{colour}]{right} of {len(rows)} answers as wanted[/]")
+
+    def show_next_steps(self, site: Site) -> None:
+        """Show commands to type in a second terminal."""
+        self.say("\n[bold]Try in a second terminal[/]")
+        if site.control != site.usual_control:
+            self.say(f"  export SOJOURN_SOCKET={site.control}")
+        sojourn = _command()
+        for line in (
+            f"{sojourn} sessions list --limit 15",
+            f"{sojourn} trace tacacs-2",
+            f"{sojourn} trace tacacs-2 --mermaid",
+            f"curl -s http://{HOST}:{site.admin_port}/metrics | grep ^sojourn",
+            f"tail -f {site.log}",
+            f"tail -f {site.records}",
+        ):
+            self.say(f"  {line}")
+        self.say("\nTraffic goes on every 2 seconds. [bold]Ctrl-C[/] stops everything.")
+
+
+def _command() -> str:
+    """Return how this very program is called from here."""
+    program = Path(sys.argv[0])
+    if program.name != "sojourn":
+        return "sojourn"
+    with contextlib.suppress(ValueError):
+        return str(program.absolute().relative_to(Path.cwd()))
+    return str(program)

@@ -1,0 +1,159 @@
+"""The demo's made-up site: one switch, two people, three rules, and where everything listens.
+
+Usual ports and the usual control socket where they are free, so that plain ``sojourn sessions list`` finds the demo;
+others where they are not, so that several demos run at once.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import socket
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+from sojourn.admin.config import AdminSettings
+from sojourn.admin.serving import control_socket
+from sojourn.config import SojournSettings
+from sojourn.core.secret import Secret
+from sojourn.core.settings import ListenerSettings, LogSettings, TlsSettings
+from sojourn.embedded.certificates import ThrowAwayAuthority
+from sojourn.gateways.tacacs.config import (
+    Accounting,
+    Device,
+    FileSink,
+    Rule,
+    SharedSecret,
+    TacacsSettings,
+    User,
+)
+from sojourn.gateways.tacacs.passwords import hash_password, new_seal_key, seal
+from sojourn.gateways.tacacs.peer import TacacsClient, client_tls_context
+
+HOST: Final = "127.0.0.1"
+TACACS_PORT: Final = 4949
+TLS_PORT: Final = 4950
+ADMIN_PORT: Final = 9300
+SERVER_NAME: Final = "sojourn.example.net"
+SWITCH_NAME: Final = "switch-7.example.net"
+ANA: Final = "ana"
+BEN: Final = "ben"
+
+
+class Site:
+    """The demo's settings and the people and devices that use them.
+
+    Life: as long as its directory. Making one hashes passwords and makes keys, which takes a moment.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self.records = directory / "accounting.jsonl"
+        self.log = directory / "sojourn.log"
+        self.key = secrets.token_hex(16)
+        self.passwords = {name: secrets.token_urlsafe(9) for name in (ANA, BEN)}
+        self._directory = directory
+        authority = ThrowAwayAuthority(directory)
+        self._server, self._switch = (
+            authority.issue("server", (SERVER_NAME, HOST)),
+            authority.issue("switch-7", (SWITCH_NAME,)),
+        )
+        self._ca_file = authority.ca_file
+        self._seal_key = new_seal_key()
+        self._users = tuple(
+            User(
+                name=name,
+                groups=(group,),
+                password=Secret(hash_password(self.passwords[name])),
+                secret=Secret(seal(self.passwords[name], self._seal_key, name)),
+            )
+            for name, group in ((ANA, "netops"), (BEN, "helpdesk"))
+        )
+        self.is_on_its_own = False
+        self.usual_control = control_socket(AdminSettings(), os.environ)
+        self.control = self.usual_control if _is_free(self.usual_control) else directory / "control.sock"
+        self.tacacs_port, self.tls_port, self.admin_port = (
+            _free_port(port) for port in (TACACS_PORT, TLS_PORT, ADMIN_PORT)
+        )
+
+    def leave_usual_places(self) -> None:
+        """Listen in the own directory and on free ports only."""
+        self.is_on_its_own = True
+        self.control = self._directory / "control.sock"
+        self.tacacs_port = self.tls_port = self.admin_port = 0
+
+    def found_places(self, listeners: Sequence[str], admin: str) -> None:
+        """Take note of the addresses that were bound in the end, listeners in their order."""
+        self.tacacs_port, self.tls_port, self.admin_port = (
+            int(address.rpartition(":")[2]) for address in (*listeners, admin)
+        )
+
+    def settings(self) -> SojournSettings:
+        """Return what a ``sojourn.toml`` of this site would say."""
+        tls = TlsSettings(
+            certificate_file=str(self._server.certificate_file),
+            private_key_file=str(self._server.private_key_file),
+            client_ca_file=str(self._ca_file),
+        )
+        return SojournSettings(
+            log=LogSettings(file=str(self.log), format="json"),
+            admin=AdminSettings(
+                address=f"{HOST}:{self.admin_port}", socket=str(self.control), metrics_without_token=True
+            ),
+            tacacs=TacacsSettings(
+                listeners=(
+                    ListenerSettings(address=f"{HOST}:{self.tacacs_port}"),
+                    ListenerSettings(address=f"{HOST}:{self.tls_port}", tls=tls),
+                ),
+                devices=(
+                    Device(
+                        name="switch-7",
+                        networks=("127.0.0.0/8",),
+                        certificate_names=(SWITCH_NAME,),
+                        groups=("access",),
+                        secrets=(SharedSecret(value=Secret(self.key)),),
+                    ),
+                ),
+                users=self._users,
+                rules=(
+                    Rule(name="netops-session", user_groups=("netops",), add=("priv-lvl=15",)),
+                    Rule(name="helpdesk-looks", user_groups=("helpdesk",), commands=("show", "ping")),
+                ),
+                accounting=Accounting(files=(FileSink(name="records", path=str(self.records)),)),
+                seal_key=self._seal_key,
+            ),
+        )
+
+    def client(self, key: str = "") -> TacacsClient:
+        """Return the switch's side of one connection that carries many sessions."""
+        secret = (key or self.key).encode()
+        return TacacsClient(HOST, self.tacacs_port, key=secret, single_connect=True)
+
+    def tls_client(self) -> TacacsClient:
+        """Return the switch's side of a connection over TLS, proven by its certificate."""
+        context = client_tls_context(
+            str(self._ca_file), str(self._switch.certificate_file), str(self._switch.private_key_file)
+        )
+        return TacacsClient(HOST, self.tls_port, tls=context, server_name=SERVER_NAME, single_connect=True)
+
+
+def _free_port(wanted: int) -> int:
+    """Return ``wanted`` if nobody listens there, else 0, which takes a free one."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((HOST, wanted))
+            probe.listen(1)
+        except OSError:
+            return 0
+        return wanted
+
+
+def _is_free(path: Path) -> bool:
+    """Tell whether no server answers on a control socket."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        try:
+            probe.connect(os.fspath(path))
+        except OSError:
+            return True
+        return False

@@ -1,0 +1,113 @@
+"""The reference pages that are made from the code miss nothing of it."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import msgspec
+import pytest
+import typer.main
+
+from sojourn.cli.main import app
+from sojourn.config import SojournSettings
+from sojourn.core.events import EventKind
+
+DOCS = Path(__file__).resolve().parents[2] / "docs"
+
+
+@pytest.fixture(scope="module")
+def made() -> ModuleType:
+    """Return ``docs/reference_pages.py`` as a module."""
+    spec = importlib.util.spec_from_file_location("reference_pages", DOCS / "reference_pages.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def pages(made: ModuleType) -> dict[str, str]:
+    found: dict[str, str] = made.pages()
+    return found
+
+
+def commands(command: Any, name: str = "sojourn") -> list[str]:
+    children = getattr(command, "commands", {})
+    return [name] if not children else [
+        found for child in children for found in commands(children[child], f"{name} {child}")
+    ]  # fmt: skip
+
+
+def test_every_command_has_its_section(pages: dict[str, str]) -> None:
+    """ARCHITECTURE: each thing is declared once, and its page is made from that."""
+    for name in commands(typer.main.get_command(app)):
+        assert f"## `{name}`" in pages["command-line.md"]
+
+
+def test_every_top_level_setting_has_its_row(pages: dict[str, str]) -> None:
+    """The settings' page is what ``sojourn config reference`` prints."""
+    for field in msgspec.structs.fields(SojournSettings):
+        assert (
+            f"`{field.encode_name}`" in pages["settings.md"]
+            or f"[{field.encode_name}" in pages["settings.md"]
+        )
+
+
+def test_every_kind_of_event_is_there_and_means_something(pages: dict[str, str]) -> None:
+    """A log line whose meaning nobody wrote down helps nobody."""
+    for kind in EventKind.all:
+        if kind.name in pages["metrics-and-events.md"]:
+            (row,) = re.findall(
+                rf"^\| `{re.escape(kind.name)}` .*$", pages["metrics-and-events.md"], re.MULTILINE
+            )
+            assert not row.endswith("|  |"), f"{kind.name} says not what it means: a text below its constant"
+
+
+def test_the_sources_hold_no_kind_of_event_that_the_page_misses(
+    made: ModuleType, pages: dict[str, str]
+) -> None:
+    """Kinds are constants of modules; a module that the daemon does not load would be missed."""
+    for name in made.event_words():
+        assert f"| `{name}` |" in pages["metrics-and-events.md"]
+
+
+def test_metrics_have_type_labels_and_meaning(pages: dict[str, str]) -> None:
+    """No row is left at the words that its name is made of."""
+    row = re.compile(r"^\| `(sojourn_\w+)` \| (\w+) \| (.*?) \| (.*?) \|$", re.MULTILINE)
+    rows = row.findall(pages["metrics-and-events.md"])
+    assert len(rows) > 15
+    for name, kind, _, meaning in rows:
+        assert kind in {"counter", "gauge"}
+        assert meaning.rstrip(".").replace(" ", "_") != name
+
+
+def test_links_between_pages_lead_somewhere() -> None:
+    """Sphinx checks its own pages; this one checks the README's as well, and needs no Sphinx."""
+    made = {"settings.md", "command-line.md", "metrics-and-events.md"}
+    for page in [
+        DOCS.parent / "README.md",
+        DOCS.parent / "CONTRIBUTING.md",
+        *DOCS.glob("*/*.md"),
+        DOCS / "index.md",
+    ]:
+        for link in re.findall(r"\]\(([^)#:]+\.md)(?:#[\w-]+)?\)", page.read_text(encoding="utf-8")):
+            target = (page.parent / link).resolve()
+            assert target.exists() or target.name in made, f"{page.name}: {link}"
+
+
+def test_the_script_writes_the_pages(
+    tmp_path: Path, made: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """``docs/conf.py`` calls it before each build."""
+    monkeypatch.setattr(made, "FOLDER", tmp_path)
+    made.write_pages()
+    assert {page.name for page in tmp_path.iterdir()} == {
+        "settings.md",
+        "command-line.md",
+        "metrics-and-events.md",
+    }
