@@ -44,7 +44,7 @@ class Chat(Gateway):
 
     name = "chat"
     router = router
-    framing = LineFraming[bytes](max_length_bytes=1_000)
+    framing = LineFraming(max_length_bytes=1_000)
     session_key = staticmethod(room_of)
     max_sessions_per_connection_count = 16
 

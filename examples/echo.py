@@ -33,7 +33,7 @@ class Echo(Gateway):
 
     name = "echo"
     router = router
-    framing = LineFraming[bytes](max_length_bytes=1_000)
+    framing = LineFraming(max_length_bytes=1_000)
     first_mode = Mode.SINGLE
 
     def codec(self, connection: Connection) -> NullCodec:  # noqa: ARG002 - the same for every connection

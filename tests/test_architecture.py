@@ -194,11 +194,14 @@ def purity(modules: Sequence[Module]) -> Iterator[str]:
 
 def owners(modules: Sequence[Module]) -> Iterator[str]:
     """A third-party package is imported only in the files that own it."""
+    neighbours = {Path(module.path).with_suffix("") for module in modules}
     for module in modules:
         for line in module.imports:
             package = line.name.partition(".")[0]
             if package in sys.stdlib_module_names or package == "sojourn":
                 continue
+            if Path(module.path).parent / package in neighbours:
+                continue  # a script beside this one
             homes = OWNERS.get(package, ())
             if not any(not home or f"{module.inside}/".startswith(f"{home}/") for home in homes):
                 yield f"{module.path}:{line.line}: {package} belongs to {', '.join(homes) or 'nobody yet'}"

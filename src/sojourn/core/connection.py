@@ -34,8 +34,8 @@ class Connection(asyncio.Protocol):
     its last session (single mode), by the sweep or by drain. Always true: whole packets only are appended to the
     outbox, in one thread, so that a send needs no lock; the manager knows the connection exactly while it is open.
     ``is_checked`` says that all limits were asked before its handshake, ``has_token`` that the accept rate was.
-    Units: ``opened``, ``last_read`` (to one sweep), ``partial_since`` and ``blocked_since`` are monotonic seconds; 0 = not
-    so. ``now`` is the time of the batch, kept only while the flight recorder is on.
+    Units: ``opened``, ``last_read`` (to one sweep), ``partial_since`` and ``blocked_since`` are monotonic seconds;
+    0 = not so. ``now`` is the time of the batch, kept only while the flight recorder is on.
     """
 
     __slots__ = (
@@ -95,7 +95,7 @@ class Connection(asyncio.Protocol):
         self.is_admitted = self.is_checked = self.has_token = False
         self.state: Any = None
         self.writable = True
-        self.closed = ""
+        self.closed: str = ""
         self.now = self.last_read = self.partial_since = self.blocked_since = self.opened = 0.0
         self.bytes_in = self.bytes_out = self._bytes_seen = 0
         self.packets_in = self.packets_out = 0
@@ -172,7 +172,7 @@ class Connection(asyncio.Protocol):
         else:
             for index, packet in enumerate(packets):
                 self._receive(packet)
-                if self.closed:
+                if self.transport.is_closing():
                     break
                 if self._reading_paused:
                     self._backlog = deque(packets[index + 1 :])
@@ -181,8 +181,12 @@ class Connection(asyncio.Protocol):
         self.packets_in += len(packets)
         if self.outbox:
             self.flush()
-        if packets and self._buffer is not None and len(self._buffer) >= wanted and self._backlog is None:
+        if packets and consumed != len(data) and self._has_kept(wanted):
             self.data_received(b"")  # a bad packet came behind good ones: now it is the first
+
+    def _has_kept(self, wanted: int) -> bool:
+        """Say whether the kept bytes are no beginning but a packet that could not be split."""
+        return self._buffer is not None and len(self._buffer) >= wanted and self._backlog is None
 
     def _keep(self, rest: bytes, wanted: int, *, is_new: bool) -> None:
         """Keep the first part of a packet; its deadline counts from its first byte."""

@@ -148,4 +148,4 @@ class Gateway:
         return ()
 
     def on_send_error(self, connection: Connection, session: Session, error: SojournError) -> None:
-        """Hook of the connection's layer: ``session`` could not send."""
+        """Take note that ``session`` could not send: the hook of the connection's layer."""

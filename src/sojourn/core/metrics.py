@@ -98,7 +98,7 @@ def _grouped(rows: Iterable[tuple[str, dict[str, str], float]]) -> Iterator[Metr
 def metrics_text(server: Server) -> bytes:
     """Return all metrics in Prometheus' text format, those of the process included."""
     registry = CollectorRegistry()
-    registry.register(ServerCollector(server))  # type: ignore[arg-type]  # duck-typed by prometheus_client
+    registry.register(ServerCollector(server))
     ProcessCollector(registry=registry)
     PlatformCollector(registry=registry)
     return generate_latest(registry)

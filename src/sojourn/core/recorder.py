@@ -30,8 +30,8 @@ class Direction:
 
 
 Entry = tuple[float, int, int, Any]
-"""Time (monotonic, s), direction, size in bytes, and what: a message without secrets, the ``(class, values)`` of the public
-fields of one with secrets, or a text."""
+"""Time (monotonic, s), direction, size in bytes, and what: a message without secrets, the ``(class, values)`` of
+the public fields of one with secrets, or a text."""
 
 
 Redactor = Callable[[Any], Any]

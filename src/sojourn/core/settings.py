@@ -155,7 +155,7 @@ class RecorderSettings(Settings, frozen=True):
         int,
         Meta(
             ge=1,
-            description="Finished sessions kept per second at most: more than anybody could look at costs memory traffic.",
+            description="Finished sessions kept per second at most; keeping more than anybody looks at is slow.",
         ),
     ] = 100
     failed_sessions_count: Annotated[

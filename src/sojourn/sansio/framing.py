@@ -13,13 +13,13 @@ import msgspec
 
 from sojourn.errors import WireError
 
-PacketT_co = TypeVar("PacketT_co", covariant=True)
+PacketT = TypeVar("PacketT")
 
 
-class Framing(Protocol[PacketT_co]):
+class Framing(Protocol[PacketT]):
     """The contract: any cutting of the same bytes gives the same packets (``sojourn.testing`` has the law)."""
 
-    def split(self, data: bytes) -> tuple[list[PacketT_co], int, int]:
+    def split(self, data: bytes) -> tuple[list[PacketT], int, int]:
         """Split whole packets off the front of ``data``.
 
         Returns:

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
+import msgspec
 from msgspec import Meta
 
 from sojourn.core.secret import Secret
@@ -58,7 +59,7 @@ class Device(Settings, frozen=True):
     certificate_names: Annotated[
         tuple[str, ...],
         Meta(
-            description="TLS: dNSName or iPAddress of the certificate's subjectAltName; '*.example.net' matches one label."
+            description="TLS: dNSName or iPAddress of the certificate's subjectAltName; '*' matches one label."
         ),
     ] = ()
     groups: Annotated[tuple[Name, ...], Meta(description="Device groups that rules refer to.")] = ()
@@ -133,7 +134,9 @@ class Directory(Settings, frozen=True):
     group_attribute: Annotated[str, Meta(description="Attribute of a user's entry that names groups.")] = (
         "memberOf"
     )
-    group_map: Annotated[dict[str, Name], Meta(description="Directory group DN or CN to user group.")] = {}
+    group_map: Annotated[dict[str, Name], Meta(description="Directory group DN or CN to user group.")] = (
+        msgspec.field(default_factory=dict)
+    )
     start_tls: Annotated[
         bool, Meta(description="Begin TLS on an ldap:// connection before anything is sent.")
     ] = False
@@ -204,7 +207,8 @@ class Rule(Settings, frozen=True):
     commands: Annotated[
         tuple[str, ...],
         Meta(
-            description="Commands ('show'); 'show interfaces' is a prefix of words; '/.../' is a regular expression over the whole line. Empty = session authorization and every command."
+            description="Commands ('show'); 'show interfaces' is a prefix of words; '/.../' is a regular expression "
+            "over the whole line. Empty = session authorization and every command."
         ),
     ] = ()
     source_networks: Annotated[tuple[str, ...], Meta(description="rem_addr must lie in one of these.")] = ()
@@ -306,7 +310,8 @@ class Accounting(Settings, frozen=True):
 
     def problems(self) -> Iterator[tuple[str, str, str]]:
         """Yield names and paths that two sinks claim."""
-        for name, count in Counter(sink.name for sink in (*self.files, *self.syslog, *self.postgres)).items():
+        names = [*(one.name for one in self.files), *(one.name for one in self.syslog)]
+        for name, count in Counter((*names, *(one.name for one in self.postgres))).items():
             if count > 1:
                 yield "name", f"{count} sinks named {name!r}", "a name of its own for each sink"
         for path, count in Counter(sink.path for sink in self.files).items():
@@ -342,7 +347,7 @@ class TacacsSettings(Settings, frozen=True):
     session_timeout_s: Annotated[float, Meta(gt=0, description="A whole session, prompts included.")] = 180.0
     prompt_timeout_s: Annotated[float, Meta(gt=0, description="One answer of the user.")] = 60.0
     username_prompt: Annotated[str, Meta(description="What ASCII login asks first.")] = "Username: "
-    password_prompt: Annotated[str, Meta(description="What ASCII login asks next.")] = "Password: "
+    password_prompt: Annotated[str, Meta(description="What ASCII login asks next.")] = "Password: "  # noqa: S105 - a prompt
     username_tries_count: Annotated[
         int, Meta(ge=1, le=10, description="How often an empty user name is asked again.")
     ] = 3
@@ -350,7 +355,8 @@ class TacacsSettings(Settings, frozen=True):
         float,
         Meta(
             ge=0,
-            description="A password that was right needs no new slow hash for this long; only a keyed digest is kept, in memory. 0 = off.",
+            description="A password that was right needs no new slow hash for this long; only a keyed digest is "
+            "kept, in memory. 0 = off.",
         ),
     ] = 60.0
     min_secret_length_count: Annotated[

@@ -57,12 +57,12 @@ class TacacsGateway(Gateway):
     session_key = attrgetter("session_id")
     body_of = attrgetter("body")
     first_mode = Mode.NEGOTIATING
+    config: Snapshot
     inbox_limit_count = 1
     pauses_when_full = False
 
     def __init__(self, settings: TacacsSettings) -> None:
         self._settings = settings
-        self.config: Snapshot | None = None  # type: ignore[assignment]  # made by start
         self._directories: list[Directories] = []
         self._apply_limits(settings)
 
@@ -97,7 +97,7 @@ class TacacsGateway(Gateway):
         self.server.spawn(self.accounting.reconfigure(config.accounting))
 
     def _swap(self, settings: TacacsSettings) -> None:
-        server, previous = self.server, self.config
+        server, previous = self.server, getattr(self, "config", None)
         for replaced in self._directories:
             replaced.close()
         directories = Directories(settings.directories, server.offload, server.breakers, server.clock)

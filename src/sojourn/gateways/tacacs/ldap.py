@@ -171,6 +171,7 @@ class Endpoint:
         # Appending to and popping from a deque is atomic, so that threads need no lock.
         self._searching: deque[tuple[Any, float]] = deque(maxlen=directory.pool_size_count)
         self._binding: deque[tuple[Any, float]] = deque(maxlen=directory.pool_size_count)
+        self._is_closed = False
 
     def check(self, user: str, password: bytes | None, within_s: float) -> DirectoryAnswer:
         """Find the user and bind as the user; ``None`` = take as long, and refuse."""
@@ -188,7 +189,8 @@ class Endpoint:
             raise BackendUnavailable(self._directory.name, self._clock() - began, cause) from None
 
     def close(self) -> None:
-        """Close the idle connections."""
+        """Close the idle connections, and from now on each one after its call."""
+        self._is_closed = True
         for idle in (self._searching, self._binding):
             while idle:
                 _discard(idle.pop()[0])
@@ -357,7 +359,7 @@ class Endpoint:
 
     def _give_back(self, idle: deque[tuple[Any, float]], connection: Any) -> None:  # noqa: ANN401
         """Keep a connection for the next call, if it still is one."""
-        if connection.closed or len(idle) >= self._directory.pool_size_count:
+        if connection.closed or self._is_closed or len(idle) >= self._directory.pool_size_count:
             _discard(connection)
         else:
             idle.append((connection, self._clock()))
