@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import asyncio
+import importlib
 import sys
 import tempfile
 from pathlib import Path
@@ -15,7 +16,8 @@ import uvloop
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests" / "support"))
 
-import tacacs_fuzz
+# By name at run time: the packets are made by the tests, which are no package.
+tacacs_fuzz = importlib.import_module("tacacs_fuzz")
 
 
 def main() -> None:

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import contextlib
 import datetime as dt
+import fcntl
 import os
 import platform
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from importlib.metadata import version
@@ -113,9 +115,17 @@ def loading(plan: Plan) -> Iterator[subprocess.Popen[str]]:
         process.communicate(timeout=_END_S)
 
 
+@contextlib.contextmanager
+def alone() -> Iterator[None]:
+    """Wait until no other benchmark of this machine is in a sample, and keep others out for the block."""
+    with (Path(tempfile.gettempdir()) / "sojourn-bench.lock").open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
 def sample(server: ServerProcess, plan: Plan) -> Sample:
     """Measure one server under one load."""
-    with loading(plan) as load:
+    with alone(), loading(plan) as load:
         assert load.stdin is not None
         assert load.stdout is not None
         time.sleep(_LOG_TICK_S)
@@ -185,7 +195,7 @@ class Table:
         for series, samples in self.samples[shape].items():
             costs = sorted(one.us_per_packet for one in samples)
             rate = max(one.packets_per_s for one in samples) / 1e3
-            busy = max(one.busy for one in samples)
+            busy = min(samples, key=lambda one: one.us_per_packet).busy
             yield (
                 f"{shape:18s} {series:20s} {costs[0]:7.2f} us  x{self.ratio(shape, series, to):5.2f}"
                 f"  spread {costs[0]:.2f} .. {costs[len(costs) // 2]:.2f} .. {costs[-1]:.2f}"

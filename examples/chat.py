@@ -75,4 +75,6 @@ class Chat(Gateway):
 
 
 if __name__ == "__main__":
-    serve(Chat(), sys.argv[1] if len(sys.argv) > 1 else "127.0.0.1:7008")
+    address = sys.argv[1] if len(sys.argv) > 1 else "127.0.0.1:7008"
+    print("try it: nc", *address.rsplit(":", 1))
+    serve(Chat(), address)

@@ -42,4 +42,6 @@ class Echo(Gateway):
 
 
 if __name__ == "__main__":
-    serve(Echo(), sys.argv[1] if len(sys.argv) > 1 else "127.0.0.1:7007")
+    address = sys.argv[1] if len(sys.argv) > 1 else "127.0.0.1:7007"
+    print("try it: nc", *address.rsplit(":", 1))
+    serve(Echo(), address)

@@ -63,8 +63,7 @@ class Daemon(CoreView):
     """
 
     def __init__(self, settings: SojournSettings, read_again: Callable[[], SojournSettings]) -> None:
-        if problems := list(file_problems(settings)):
-            raise ConfigError(problems)
+        _check_files(settings)
         self._settings = settings
         self._read_again = read_again
         server = Server(recorder=settings.recorder, offload=settings.offload, on_reload=self._read_and_swap)
@@ -99,8 +98,7 @@ class Daemon(CoreView):
         """Put the file's present content in force, or tell what is wrong with it and change nothing."""
         try:
             settings = self._read_again()
-            if problems := list(file_problems(settings)):
-                raise ConfigError(problems)
+            _check_files(settings)
         except ConfigError as error:
             for problem in error.problems:
                 self.server.events.emit(CONFIG_REFUSED, None, str(problem))
@@ -115,7 +113,9 @@ class Daemon(CoreView):
     def _swap(self, settings: SojournSettings) -> None:
         """Hand each running gateway its new table, and name every change that has to wait for a restart."""
         server = self.server
-        waiting = [part for part in _ONLY_AT_START if getattr(settings, part) != getattr(self._settings, part)]
+        waiting = [
+            part for part in _ONLY_AT_START if getattr(settings, part) != getattr(self._settings, part)
+        ]
         tables = {table.name: table for table in tables_of(settings)}
         waiting += [f"{name}, a new gateway" for name in tables.keys() - server.gateways.keys()]
         waiting += [f"{name}, which is gone" for name in server.gateways.keys() - tables.keys()]
@@ -139,6 +139,11 @@ class Daemon(CoreView):
     async def drain(self) -> None:
         """Begin to stop; returns at once."""
         self.server.ask_to_stop("asked by an operator")
+
+
+def _check_files(settings: SojournSettings) -> None:
+    if problems := list(file_problems(settings)):
+        raise ConfigError(problems)
 
 
 def _open_log(settings: LogSettings, unix_time: Callable[[float], float]) -> LogView:

@@ -84,7 +84,7 @@ def test_check_says_that_all_is_well(config: str) -> None:
     assert (result.exit_code, result.output) == (0, f"{config}: no problems\n")
 
 
-@pytest.mark.parametrize("command", [["check"], ["run"], ["config", "show"], ["sessions", "list"]])
+@pytest.mark.parametrize("command", [["check"], ["run"], ["config", "show"]])
 def test_every_problem_of_the_configuration_is_printed_and_nothing_starts(
     tmp_path: Path, command: list[str]
 ) -> None:
@@ -97,6 +97,20 @@ def test_every_problem_of_the_configuration_is_printed_and_nothing_starts(
     lines = result.stderr.splitlines()
     assert [line.split(": ")[0] for line in lines[:2]] == [f"{file}:2", f"{file}:4"]
     assert lines[2] == "2 problems; nothing was started."
+
+
+def test_a_running_server_is_found_whatever_else_is_wrong_with_the_file(tmp_path: Path) -> None:
+    """It runs on the configuration that it has read before; only where its socket is must be sound."""
+    file = tmp_path / "bad.toml"
+    file.write_text(f'[admin]\nsocket = "{tmp_path}/absent.sock"\n[log]\nlevel = "loud"\n')
+    result = sojourn("sessions", "list", "--config", str(file))
+    assert result.exit_code == 1
+    assert "absent.sock: No such file or directory" in result.stderr
+    file.write_text('[admin]\nadress = ""\n[log]\nlevel = "loud"\n')
+    result = sojourn("sessions", "list", "--config", str(file))
+    assert result.exit_code == 2
+    assert "admin.adress" in result.stderr
+    assert "log.level" not in result.stderr
 
 
 def test_a_variable_may_name_the_configuration(config: str) -> None:

@@ -4,15 +4,31 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import os
 import socket
 import struct
+from pathlib import Path
 
 import pytest
-from core_lab import HEADER, MAX_BYTES, Say, ended, lab, memory, only, packet, running, tcp, told, turns, until
+from core_lab import (
+    HEADER,
+    MAX_BYTES,
+    Say,
+    ended,
+    lab,
+    memory,
+    only,
+    packet,
+    running,
+    tcp,
+    told,
+    turns,
+    until,
+)
 
+from sojourn.core.connection import Connection
 from sojourn.core.router import Lane
 from sojourn.core.session import Reason
+from sojourn.core.settings import RecorderSettings
 from sojourn.testing import ManualClock, drive
 
 TCP = "127.0.0.1:0"
@@ -20,6 +36,10 @@ TCP = "127.0.0.1:0"
 
 def shout(session, ask):
     session.reply(Say(ask.text.upper()))
+
+
+def descriptors_count():
+    return sum(1 for _ in Path("/proc/self/fd").iterdir())
 
 
 def reset(wire):
@@ -78,7 +98,9 @@ def test_a_half_closed_peer_gets_the_answers_that_are_under_way(run):
             wire.send("a", session=1)
             wire.send("b", session=2)
             wire.writer.write_eof()
-            await until(lambda: server.manager.connections and next(iter(server.manager.connections))._heard_eof)
+            await until(
+                lambda: server.manager.connections and next(iter(server.manager.connections))._heard_eof
+            )
             gate.set()
             assert await wire.rest() == packet("a", session=1, kind=9) + packet("b", session=2, kind=9)
             await until(lambda: not server.manager.connections)
@@ -211,7 +233,7 @@ def test_a_peer_that_does_not_take_the_last_bytes_is_cut_off_too(run):
 
     async def main():
         clock = ManualClock()
-        gateway = lab(lambda session, ask: session.finish(Say("bye")), first_mode="single")
+        gateway = lab(lambda session, _ask: session.finish(Say("bye")), first_mode="single")
         async with running(gateway, clock=clock) as server:
             drive(server)
             wire = memory(server)
@@ -471,7 +493,7 @@ def test_two_thousand_connects_leave_nothing(run):
             host, _, port = server.listeners[0].address.rpartition(":")
             wire = await tcp(server)
             assert await wire.ask("a") == "A"
-            descriptors = len(os.listdir("/proc/self/fd"))
+            descriptors = descriptors_count()
             for batch in range(1, 11):
                 socks = [socket.create_connection((host, int(port))) for _ in range(200)]
                 for sock in socks[::2]:
@@ -480,7 +502,7 @@ def test_two_thousand_connects_leave_nothing(run):
                     sock.close()
                 await until(lambda batch=batch: server.manager.connections_opened == 200 * batch + 1)
             await until(lambda: len(server.manager.connections) == 1)
-            assert len(os.listdir("/proc/self/fd")) <= descriptors
+            assert descriptors_count() <= descriptors
             assert sum(server.manager._per_peer.values()) == 1
             assert await wire.ask("b") == "B"
             wire.close()
@@ -492,9 +514,6 @@ def test_a_connection_that_is_over_is_garbage(run):
     """Nothing but the recorder remembers it, and the recorder is off here."""
 
     async def main():
-        from sojourn.core.connection import Connection
-        from sojourn.core.settings import RecorderSettings
-
         def alive():
             gc.collect()
             return sum(isinstance(one, Connection) for one in gc.get_objects())

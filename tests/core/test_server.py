@@ -251,6 +251,10 @@ def test_warnings_are_told_at_the_start_too(run, tls):
     run(main())
 
 
+def spoil(file):
+    Path(file).write_text("nonsense")
+
+
 def test_bad_tls_files_leave_their_listener_as_it_was_and_the_rest_is_reloaded(run, tls, authority):
     """One event for each problem, with the table of the configuration; never an exception."""
 
@@ -258,7 +262,7 @@ def test_bad_tls_files_leave_their_listener_as_it_was_and_the_rest_is_reloaded(r
         gateway = lab(shout)
         async with running(gateway, ListenerSettings(address=TCP, tls=tls(1))) as server:
             old = await serial(server, authority)
-            Path(tls(1).certificate_file).write_text("nonsense")
+            spoil(tls(1).certificate_file)
             server.reload()
             (event,) = told(server, "tls.refused")
             assert "lab.listeners[0].tls.certificate_file" in event["problem"]

@@ -9,8 +9,15 @@ from core_lab import Ask, Other, Say, ended, lab, memory, only, packet, running,
 
 from sojourn.core.memory import accept_in_memory
 from sojourn.core.router import Lane, Router
-from sojourn.core.session import Reason
-from sojourn.errors import ConnectionLost, LocalProtocolError, RemoteProtocolError, SojournError
+from sojourn.core.session import Reason, in_words, reason_of
+from sojourn.errors import (
+    BackendUnavailable,
+    ConnectionLost,
+    LimitExceeded,
+    LocalProtocolError,
+    RemoteProtocolError,
+    SojournError,
+)
 from sojourn.testing import ManualClock, drive
 
 CONVERSATION = Lane.CONVERSATION
@@ -287,7 +294,9 @@ def test_a_single_session_closes_its_connection(run):
     """Mode single: the answer goes out first."""
 
     async def main():
-        async with running(lab(lambda session, ask: session.finish(Say("bye")), first_mode="single")) as server:
+        async with running(
+            lab(lambda session, _ask: session.finish(Say("bye")), first_mode="single")
+        ) as server:
             wire = memory(server)
             wire.send("a", "b")
             assert await wire.receive() == "bye"
@@ -956,9 +965,6 @@ def test_what_a_session_without_connection_expects_has_failed(run):
 
 def test_reasons_follow_from_errors():
     """One word for the operator per kind of error."""
-    from sojourn.core.session import in_words, reason_of
-    from sojourn.errors import BackendUnavailable, LimitExceeded
-
     assert reason_of(ConnectionLost("x")) == Reason.CONNECTION_LOST
     assert reason_of(RemoteProtocolError("a", "b", "c")) == Reason.PROTOCOL_ERROR
     assert reason_of(LocalProtocolError("a", "b", "c")) == Reason.INTERNAL

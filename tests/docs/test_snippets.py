@@ -28,12 +28,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+from _pytest.mark import ParameterSet
 
 ROOT = Path(__file__).resolve().parents[2]
 STRICT_LANGUAGES = frozenset({"python", "console", "toml"})
 """Languages whose blocks must say what is done with them."""
 
-WITHIN_S = 60.0
+WITHIN_S = 120.0
 _BLOCK = re.compile(
     r"(?:^ *<!-- (?P<verb>file|append|run|same as|not run)(?:: (?P<object>.+?))? -->\n+)?"
     r"^(?P<indent> *)(?P<fence>`{3,})(?P<language>[\w{}-]*)[^\n]*\n(?P<text>.*?)^ *(?P=fence)$",
@@ -215,7 +216,18 @@ def name_of(page: Path) -> str:
     return page.relative_to(ROOT).as_posix()
 
 
-@pytest.mark.parametrize("page", [page for page in all_pages() if is_done(page)], ids=name_of)
+def pages_to_follow() -> list[ParameterSet]:
+    """Return the pages on which there is something to do, each with the Debian packages that it needs."""
+    return [
+        pytest.param(
+            page, id=name_of(page), marks=[pytest.mark.debian("openssl")] if "$ openssl " in text else []
+        )
+        for page, text in ((page, page.read_text(encoding="utf-8")) for page in all_pages())
+        if is_done(page)
+    ]
+
+
+@pytest.mark.parametrize("page", pages_to_follow())
 def test_a_page_can_be_followed_word_for_word(page: Path, reader: Reader) -> None:
     """Everything pasted from the documentation works."""
     for block in blocks_of(page.read_text(encoding="utf-8")):

@@ -23,7 +23,8 @@ Dial = Callable[[], socket.socket]
 def running(name: str) -> Iterator[tuple[str, int]]:
     """Start an example on a free port, yield where it listens, stop it and want a clean end."""
     program = [sys.executable, str(EXAMPLES / name), "127.0.0.1:0"]
-    with subprocess.Popen(program, stderr=subprocess.PIPE, text=True) as process:
+    out = subprocess.DEVNULL
+    with subprocess.Popen(program, stdout=out, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
         try:
             for line in process.stderr:

@@ -18,7 +18,20 @@ from typing import Any
 import pytest
 from daemon_process import DaemonProcess, configuration, following, running_daemon, sojourn
 from prometheus_client.parser import text_string_to_metric_families
-from tacacs_lab import KEY, PASSWORD, SEAL_KEY, WRONG_KEY, Wire, author, command, hashed, pap, record, start, typed
+from tacacs_lab import (
+    KEY,
+    PASSWORD,
+    SEAL_KEY,
+    WRONG_KEY,
+    Wire,
+    author,
+    command,
+    hashed,
+    pap,
+    record,
+    start,
+    typed,
+)
 
 from sojourn.gateways.tacacs.messages import AcctStatus, AuthenStatus, AuthenType, AuthorStatus
 from sojourn.gateways.tacacs.peer import TacacsClient
@@ -50,7 +63,7 @@ async def in_thread(call: Callable[..., Any], *arguments: Any) -> Any:
 def read(url: str) -> tuple[int, str]:
     """Get a page; return its status and text."""
     try:
-        with urllib.request.urlopen(url) as answer:  # noqa: S310 - loopback http
+        with urllib.request.urlopen(url) as answer:
             return answer.status, answer.read().decode()
     except urllib.error.HTTPError as error:
         with error:
@@ -134,7 +147,11 @@ def test_a_trace_is_printed_in_every_form(daemon: DaemonProcess, run: Run) -> No
                 assert (await wire.receive()).status == AuthenStatus.PASS
                 rest = await in_thread(follow.stdout.read)
                 assert await in_thread(follow.wait, 20) == 0
-        assert [line.split()[3] for line in rest.splitlines()] == ["AuthenReply", "AuthenContinue", "AuthenReply"]
+        assert [line.split()[3] for line in rest.splitlines()] == [
+            "AuthenReply",
+            "AuthenContinue",
+            "AuthenReply",
+        ]
 
     run(scene())
     text = daemon.sojourn("trace", "tacacs-1").stdout
@@ -168,7 +185,9 @@ commands = ["ping"]
 
 
 @pytest.mark.parametrize("way", ["command", "signal"])
-def test_a_reload_reaches_the_next_session_of_a_live_connection(daemon: DaemonProcess, run: Run, way: str) -> None:
+def test_a_reload_reaches_the_next_session_of_a_live_connection(
+    daemon: DaemonProcess, run: Run, way: str
+) -> None:
     """A new device, a new user and a new rule hold at once; the connection stays."""
     port = daemon.port
 
@@ -197,7 +216,7 @@ def test_a_reload_reaches_the_next_session_of_a_live_connection(daemon: DaemonPr
             assert lab.connections_count == 1
 
     run(scene())
-    assert len([one for one in daemon.events if one["event"] == "tacacs.authentication"]) == 3
+    daemon.wait_for("tacacs.authentication", 3)
 
 
 BROKEN = """
@@ -209,7 +228,9 @@ user_groups = ["nobody-is-in-it"]
 
 
 @pytest.mark.parametrize("way", ["command", "signal"])
-def test_a_bad_reload_changes_nothing_and_names_every_problem(daemon: DaemonProcess, run: Run, way: str) -> None:
+def test_a_bad_reload_changes_nothing_and_names_every_problem(
+    daemon: DaemonProcess, run: Run, way: str
+) -> None:
     """The old configuration stays; each problem is an event, and the command prints them all."""
     (daemon.folder / "sojourn.toml").write_text(configuration(daemon.folder, users=("ben",), more=BROKEN))
     if way == "signal":
@@ -218,11 +239,8 @@ def test_a_bad_reload_changes_nothing_and_names_every_problem(daemon: DaemonProc
         done = daemon.sojourn("reload")
         assert done.returncode == 2
         *problems, end = done.stderr.splitlines()
-        assert [re.sub(r"^.*toml:\d+: ([^:]+):.*$", r"\1", problem) for problem in problems] == [
-            "tacacs.rules[1].commands[0]",
-            "tacacs.rules[1].user_groups[0]",
-        ] or sorted(problems) == problems, done.stderr
         assert len(problems) == 2
+        assert all(re.search(r"sojourn\.toml:\d+: tacacs\.rules\[1\]\.", problem) for problem in problems)
         assert end == "2 problems; the old configuration stays in force."
     daemon.wait_for("config.refused", 2)
     text = " ".join(one["problem"] for one in daemon.events if one["event"] == "config.refused")
@@ -258,7 +276,8 @@ def test_an_address_in_use_is_one_clear_line(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         text = configuration(tmp_path).replace(
-            '[[tacacs.listeners]]\naddress = "127.0.0.1:0"', f'[[tacacs.listeners]]\naddress = "127.0.0.1:{port}"'
+            '[[tacacs.listeners]]\naddress = "127.0.0.1:0"',
+            f'[[tacacs.listeners]]\naddress = "127.0.0.1:{port}"',
         )
         (tmp_path / "sojourn.toml").write_text(text)
         done = sojourn(tmp_path, "run", "--config", str(tmp_path / "sojourn.toml"))
@@ -417,7 +436,12 @@ def test_no_secret_is_seen_anywhere(tmp_path: Path, run: Run) -> None:
     secrets = [PASSWORD, wrong, typed_in_a_command, KEY.decode(), WRONG_KEY.decode(), SEAL_KEY.reveal()]
     secrets += [hashed(PASSWORD), "$argon2", "sealed:"]
     secrets += [base64.b64encode(text.encode()).decode() for text in (PASSWORD, wrong, KEY.decode())]
-    for where, text in (("log", log), ("traces", traces), ("metrics", metrics), ("list", json.dumps(sessions))):
+    for where, text in (
+        ("log", log),
+        ("traces", traces),
+        ("metrics", metrics),
+        ("list", json.dumps(sessions)),
+    ):
         for secret in secrets:
             assert secret not in text, f"{secret!r} in the {where}"
     assert "password 0 ***" in traces

@@ -11,7 +11,7 @@ import json
 import resource
 import sys
 
-from core_lab import Say, address, lab, told
+from core_lab import Say, address, lab, told, until
 
 from sojourn.core.loop import run
 from sojourn.core.router import Lane
@@ -37,11 +37,15 @@ async def main(descriptors):
     if descriptors:
         resource.setrlimit(resource.RLIMIT_NOFILE, (descriptors, descriptors))
     serving = asyncio.ensure_future(server.serve())
-    while not server.is_ready:
-        await asyncio.sleep(0)
-    print(json.dumps([address(server, index) for index in range(2)]), flush=True)
+    await until(lambda: server.is_ready)
+    _tell([address(server, index) for index in range(2)])
     await serving
-    print(json.dumps(told(server)), flush=True)
+    _tell(told(server))
+
+
+def _tell(what):
+    sys.stdout.write(json.dumps(what) + "\n")
+    sys.stdout.flush()
 
 
 if __name__ == "__main__":

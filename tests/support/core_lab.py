@@ -122,12 +122,16 @@ def lab(handler=None, *, lane=None, router=None, keyed=False, limits=None, **att
     return gateway
 
 
+def _settings(listener):
+    return listener if isinstance(listener, ListenerSettings) else ListenerSettings(address=listener)
+
+
 @contextlib.asynccontextmanager
 async def running(gateway, *listeners, clock=None, **options):
     """Run a server with the gateway; at the end nothing of it may be left."""
     before = asyncio.all_tasks()
     server = Server(clock=clock or ManualClock(), **options)
-    server.add(gateway, [one if isinstance(one, ListenerSettings) else ListenerSettings(address=one) for one in listeners])
+    server.add(gateway, [_settings(one) for one in listeners])
     await server.start()
     server.manager = server.managers[gateway.name]
     try:
@@ -145,7 +149,7 @@ async def running(gateway, *listeners, clock=None, **options):
 async def until(predicate):
     """Give the loop turns until the predicate holds."""
     async with asyncio.timeout(20):
-        while not predicate():
+        while not predicate():  # noqa: ASYNC110 - a turn of the loop, no matter who makes the predicate true
             await asyncio.sleep(0)
 
 

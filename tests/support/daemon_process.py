@@ -164,7 +164,9 @@ class DaemonProcess:
 
 def sojourn(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     """Run a command with the configuration of a folder to its end."""
-    more = () if "--config" in arguments or arguments[0] == "run" else ("--config", str(folder / "sojourn.toml"))
+    more = (
+        () if "--config" in arguments or arguments[0] == "run" else ("--config", str(folder / "sojourn.toml"))
+    )
     return subprocess.run(
         [*PROGRAM, *arguments, *more],
         check=False,

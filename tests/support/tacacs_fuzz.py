@@ -28,7 +28,7 @@ from sojourn.core.secret import Secret
 from sojourn.core.session import Session
 from sojourn.gateways.tacacs import mschap
 from sojourn.gateways.tacacs.config import Accounting, FileSink, TacacsSettings
-from sojourn.gateways.tacacs.messages import AuthenType, Flag
+from sojourn.gateways.tacacs.messages import AuthenStart, AuthenType, Flag
 from sojourn.gateways.tacacs.wire import encode_body, encode_packet
 
 PACKETS_PER_CONNECTION = 4
@@ -70,6 +70,7 @@ def valid_packets() -> list[bytes]:
     secret = labs.PASSWORD.encode()
     challenge = bytes(range(16))
     messages: list[tuple[Any, int]] = [
+        (command("show", "version"), 1),
         (pap(), 1),
         (start(), 1),
         (start(name=""), 1),
@@ -84,7 +85,7 @@ def valid_packets() -> list[bytes]:
             1,
         ),
         (start(action=2), 1),
-        (typed("ana"), 3),
+        (start(action=2, name=""), 1),
         (command("show", "interfaces", "brief"), 1),
         (command("reload"), 1),
         (author("service=shell", "cmd="), 1),
@@ -94,6 +95,11 @@ def valid_packets() -> list[bytes]:
         (record("task_id=1", flags=8), 1),
         (record("task_id=1", flags=10), 1),
     ]
+    numbered = list(enumerate(messages, start=0x1000))
+    # What the user types goes to the logins and changes of password that were begun on the same connection.
+    for number, (message, _) in tuple(numbered):
+        if isinstance(message, AuthenStart) and message.authen_type == AuthenType.ASCII:
+            numbered += [(number, (typed(text), seq_no)) for seq_no, text in ((3, "ana"), (5, labs.PASSWORD))]
     return [
         encode_packet(
             labs.version_of(message),
@@ -104,26 +110,44 @@ def valid_packets() -> list[bytes]:
             encode_body(message),
             labs.KEY,
         )
-        for number, (message, seq_no) in enumerate(messages, start=0x1000)
+        for number, (message, seq_no) in numbered
     ]
 
 
-def damaged(chooser: random.Random, originals: list[bytes]) -> Iterator[bytes]:
-    """Yield valid packets with one byte changed, cut out, put in, or the end missing."""
+def damaged(chooser: random.Random, original: bytes) -> bytes:
+    """Return a packet with one byte changed, cut out, put in, or the end missing."""
     randrange = chooser.randrange
+    packet = bytearray(original)
+    position = randrange(len(packet))
+    way = randrange(16)
+    if way == 0:
+        del packet[position]
+    elif way == 1:
+        packet.insert(position, randrange(256))
+    elif way == 2:
+        del packet[position:]
+    else:
+        packet[position] ^= 1 + randrange(255)
+    return bytes(packet)
+
+
+def stories(chooser: random.Random, originals: list[bytes]) -> Iterator[tuple[bytes, list[bytes]]]:
+    """Yield a good packet for the beginning of a connection, and valid ones to damage for the rest of it.
+
+    Every other story begins a login, and its first damaged packet is what the user types there.
+    """
+    greeting = originals[0]
+    logins = [
+        packet for packet in originals if packet[1:3] == b"\x01\x01" and packet[12:] and packet[0] == 0xC0
+    ]
+    answers = {packet[4:8]: packet for packet in originals if packet[2] == 3}
     while True:
-        packet = bytearray(chooser.choice(originals))
-        position = randrange(len(packet))
-        way = randrange(16)
-        if way == 0:
-            del packet[position]
-        elif way == 1:
-            packet.insert(position, randrange(256))
-        elif way == 2:
-            del packet[position:]
+        rest = chooser.choices(originals, k=PACKETS_PER_CONNECTION)
+        if chooser.randrange(2):
+            login = chooser.choice(logins)
+            yield login, [answers[login[4:8]], *rest[1:]]
         else:
-            packet[position] ^= 1 + randrange(255)
-        yield bytes(packet)
+            yield greeting, rest
 
 
 def noise(chooser: random.Random) -> Iterator[bytes]:
@@ -174,17 +198,17 @@ async def one_connection(port: int, greeting: bytes, data: bytes) -> int:
 async def half(lab: labs.Lab, chooser: random.Random, packets_count: int, noise_bytes: int) -> Figures:
     """Send half of everything, wait until the server is empty, and measure it."""
     originals = valid_packets()
-    greeting = labs.Wire(lab.port).packet(command("show"), 0xABCDEF, flags=Flag.SINGLE_CONNECT)
-    bad, nothing = damaged(chooser, originals), noise(chooser)
+    plots, nothing = stories(chooser, originals), noise(chooser)
     began, cpu_began = time.perf_counter(), time.process_time()
     batches: list[tuple[bytes, bytes]] = []
     for done in range(0, packets_count, PACKETS_PER_CONNECTION):
-        size = min(PACKETS_PER_CONNECTION, packets_count - done)
-        batches.append((greeting, b"".join(next(bad) for _ in range(size))))
+        greeting, packets = next(plots)
+        bad = [damaged(chooser, packet) for packet in packets[: packets_count - done]]
+        batches.append((greeting, b"".join(bad)))
     sent = 0
     while sent < noise_bytes:
         data = next(nothing)
-        batches.append((greeting if len(batches) % 2 else b"", data))
+        batches.append((originals[0] if len(batches) % 2 else b"", data))
         sent += len(data)
     chooser.shuffle(batches)
     waiting = iter(batches)

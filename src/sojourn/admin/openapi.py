@@ -81,7 +81,9 @@ _SEARCH: Final = (
         "Part of id, peer or about, in any case.",
     ),
     Parameter(
-        "limit", {"type": "integer", "minimum": 1, "maximum": LARGEST_PAGE_COUNT, "default": 100}, "At most so many."
+        "limit",
+        {"type": "integer", "minimum": 1, "maximum": LARGEST_PAGE_COUNT, "default": 100},
+        "At most so many.",
     ),
     Parameter("cursor", {"type": "string", "maxLength": 256}, "next_cursor of the page before."),
 )

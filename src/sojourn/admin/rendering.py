@@ -25,9 +25,7 @@ def trace_text(trace: Trace) -> str:
     ]
     lines += [entry_text(entry, session.started) for entry in trace.entries]
     if session.ended is not None:
-        lines.append(
-            f"ended after {session.ended - session.started:.3f} s: {_outcome(session)}"
-        )
+        lines.append(f"ended after {session.ended - session.started:.3f} s: {_outcome(session)}")
     return "\n".join(printable(line) for line in lines) + "\n"
 
 
@@ -46,7 +44,9 @@ def trace_mermaid(trace: Trace) -> str:
     labels |= {name: f"{name} {session.peer}" for name, party in parties.items() if party == "P"}
     labels[session.peer] = session.peer
     lines = ["sequenceDiagram"]
-    lines += [f"    participant {party} as {_label(labels.get(name, name))}" for name, party in parties.items()]
+    lines += [
+        f"    participant {party} as {_label(labels.get(name, name))}" for name, party in parties.items()
+    ]
     for entry in trace.entries:
         label = _label(f"{entry.name} {entry.text}".strip())
         source, target = (parties[name] for name in _ends(entry, session))

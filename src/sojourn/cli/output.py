@@ -69,9 +69,7 @@ def print_problems(error: ConfigError, outcome: str = "nothing was started") -> 
     for problem in error.problems:
         typer.echo(_one_line(str(problem)), err=True)
     count = len(error.problems)
-    typer.secho(
-        f"{count} problem{'s' if count > 1 else ''}; {outcome}.", fg=typer.colors.RED, err=True
-    )
+    typer.secho(f"{count} problem{'s' if count > 1 else ''}; {outcome}.", fg=typer.colors.RED, err=True)
 
 
 def table_of(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:

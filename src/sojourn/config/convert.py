@@ -177,7 +177,7 @@ def _from_environment(kind: inspect.Type, text: EnvText) -> Any:
         return plain
 
 
-def _fits(kind: inspect.Type, value: Any) -> bool:  # noqa: PLR0911 - one per kind
+def _fits(kind: inspect.Type, value: Any) -> bool:
     """Tell whether a single value is what a declared type takes."""
     match kind:
         case inspect.BoolType():

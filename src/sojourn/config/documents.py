@@ -154,7 +154,7 @@ def _sample(field: inspect.Field) -> Any:
     return examples[0] if examples else _made_up(field)
 
 
-def _made_up(field: inspect.Field) -> Any:  # noqa: PLR0911 - one per kind
+def _made_up(field: inspect.Field) -> Any:
     match declared_type(field.type):
         case inspect.CustomType(cls=cls) if cls is Secret:
             return f"${{file:/etc/sojourn/{field.encode_name}}}"

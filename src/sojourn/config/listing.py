@@ -22,7 +22,7 @@ def show(settings: SojournSettings) -> str:
     return "\n".join(_table(settings, "", "")).strip() + "\n"
 
 
-def toml_value(value: Any) -> str:  # noqa: PLR0911 - one per kind
+def toml_value(value: Any) -> str:
     """Write one value as TOML; a secret as its mask.
 
     Args: value, of the kinds that settings have: text, number, boolean, date, list, table of values.

@@ -59,7 +59,9 @@ def load_text(
     data, origins = _parse(text, file_name)
     problems = apply_environment(data, origins, environ)
     if only is not None:
-        data = {name: value for name, value in data.items() if name in {only, "secrets_may_be_world_readable"}}
+        data = {
+            name: value for name, value in data.items() if name in {only, "secrets_may_be_world_readable"}
+        }
         problems = [problem for problem in problems if problem.table.partition(".")[0] == only]
     lenient = data.get("secrets_may_be_world_readable")
     references = References(

@@ -79,7 +79,7 @@ def is_utf8(text: str) -> bool:
     return not any("\ud800" <= character <= "\udfff" for character in text)
 
 
-def _read(path: Path, *, private: bool) -> str | Trouble:  # noqa: PLR0911 - one per trouble
+def _read(path: Path, *, private: bool) -> str | Trouble:
     """Read a whole small file, without its one trailing newline."""
     try:
         # O_NONBLOCK: a named pipe must not hang the start.

@@ -14,7 +14,7 @@ import msgspec
 from msgspec import inspect
 
 _SHOWN_CHARACTERS_COUNT = 60
-SECRET_WANTED = "a text, ${file:/path} or ${env:NAME}"  # noqa: S105 - words, no secret
+SECRET_WANTED = "a text, ${file:/path} or ${env:NAME}"
 
 _PLAIN: dict[type[inspect.Type], str] = {
     inspect.BoolType: "true or false",
@@ -27,7 +27,7 @@ _PLAIN: dict[type[inspect.Type], str] = {
 _UNITS = {"_per_s": "per second", "_s": "seconds", "_ms": "milliseconds", "_bytes": "bytes", "_days": "days"}
 
 
-def wanted_text(kind: inspect.Type) -> str:  # noqa: PLR0911 - one per kind
+def wanted_text(kind: inspect.Type) -> str:
     """Say what a declared type takes, bounds included."""
     match kind:
         case inspect.Metadata(type=inner):
@@ -50,7 +50,7 @@ def wanted_text(kind: inspect.Type) -> str:  # noqa: PLR0911 - one per kind
             return _PLAIN[type(kind)]
 
 
-def found_text(value: object, *, may_show: bool) -> str:  # noqa: PLR0911 - one per kind
+def found_text(value: object, *, may_show: bool) -> str:
     """Say what a value is; with ``may_show`` false, only of which kind."""
     match value:
         case bool() | int() | float() | datetime.date() | datetime.time() if may_show:

@@ -303,7 +303,7 @@ class Connection(asyncio.Protocol):
         if self.gateway.find_session is not None:
             known = self.gateway.find_session(self, key)
             if known is not None:
-                known.connection = self
+                known.move(self)
                 self._live[key] = known
                 return known
         return self.new_session(key)

@@ -58,6 +58,7 @@ class Gateway:
     """Longest life of a session; 0 = as long as its connection."""
     max_sessions_per_connection_count: int = 1
     first_mode: str = Mode.MULTI
+    """How a connection begins; SINGLE closes it with its first session."""
     session_key: Callable[[Any], Hashable] | None = None
     """Which session a packet belongs to; None: the connection is the session."""
 

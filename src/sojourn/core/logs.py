@@ -72,7 +72,11 @@ class LogView:
                 at = datetime.fromtimestamp(event.at + offset, UTC)
             lines.append(line_of(at, kind.level, kind.name, *event.values, name))
         if lines:
-            self._stream.write(self._render(lines))
+            try:
+                data = self._render(lines)
+            except UnicodeEncodeError:
+                data = self._render([_encodable(line) for line in lines])
+            self._stream.write(data)
             self._stream.flush()
 
     def reopen(self) -> None:
@@ -117,12 +121,26 @@ class _Shapes(dict[EventKind, tuple[int, Callable[..., msgspec.Struct]]]):
 
 def _masking(kind: EventKind, shape: Callable[..., msgspec.Struct]) -> Callable[..., msgspec.Struct]:
     """Return what makes a line whose values are as they may be shown."""
+    changes = [(kind.fields[index], show) for index, show in kind.shown]
 
-    def line_of(at: datetime, level: str, name: str, *rest: Any) -> msgspec.Struct:
-        *values, session = rest
-        return shape(at, level, name, *kind.shown_values(tuple(values)), session)
+    def line_of(*values: Any) -> msgspec.Struct:
+        # Changed in place: a changed copy of the values costs twice as much.
+        line = shape(*values)
+        for name, show in changes:
+            setattr(line, name, show(getattr(line, name)))
+        return line
 
     return line_of
+
+
+def _encodable(line: msgspec.Struct) -> msgspec.Struct:
+    """Return a line without the halves of characters that a peer's bytes may have left in it."""
+    texts = {
+        name: value.encode(errors="backslashreplace").decode()
+        for name, value in msgspec.structs.asdict(line).items()
+        if isinstance(value, str)
+    }
+    return msgspec.structs.replace(line, **texts)
 
 
 def _console_renderer(stream: IO[bytes]) -> Callable[[Sequence[Any]], bytes]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from operator import attrgetter
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -71,7 +72,7 @@ class Registry:
             yield from manager.sessions()
 
     def snapshots(self, *, gateway: str = "", state: str = "", search: str = "") -> Iterator[SessionSnapshot]:
-        """Yield live sessions, then ended ones, that fit.
+        """Yield live sessions, then ended ones, that fit, of both the newest first.
 
         Args:
             gateway: only of this gateway.
@@ -90,7 +91,7 @@ class Registry:
         server = self._server
         now, unix_time = server.clock(), server.events.unix_time
         if state in ("", "live"):
-            for session in self.live():
+            for session in sorted(self.live(), key=attrgetter("started"), reverse=True):
                 yield SessionSnapshot(
                     id=session.id,
                     gateway=session.gateway.name,

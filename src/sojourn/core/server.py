@@ -218,7 +218,7 @@ class Server:
             self.events.emit(RELOAD_REFUSED, None, count)
 
     def use_listeners(self, gateway_name: str, listeners: Sequence[ListenerSettings]) -> bool:
-        """Take new settings of a gateway's listeners, in their old order; the reload that follows puts their TLS in force.
+        """Take new settings of a gateway's listeners, in their old order; the next reload puts their TLS in force.
 
         Returns: whether that is all that changed; the rest, such as another address, needs a restart.
         """
@@ -271,7 +271,9 @@ class Server:
         finally:
             for task in (draining, aborting, sweeping):
                 task.cancel()
-            await asyncio.gather(draining, aborting, sweeping, return_exceptions=True)
+            for result in await asyncio.gather(draining, aborting, sweeping, return_exceptions=True):
+                if isinstance(result, Exception):
+                    self.events.emit(LOOP_ERROR, None, "the drain failed", type(result).__name__)
 
     async def _sweep_while_draining(self, manager: ConnectionManager) -> None:
         """Keep deadlines while the ticker may not run: a drain must not wait for a session that is too late."""

@@ -12,10 +12,13 @@ from __future__ import annotations
 import asyncio
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from sojourn.app import Daemon
+from sojourn.core.events import Event
 from sojourn.core.loop import run as run_loop
+from sojourn.core.server import SERVER_STARTED
 from sojourn.demo.screen import Screen
 from sojourn.demo.site import Site
 from sojourn.demo.traffic import send_traffic
@@ -51,7 +54,14 @@ async def serve_demo(screen: Screen) -> None:
 
 async def _serve(site: Site, screen: Screen) -> None:
     daemon = Daemon(site.settings(), site.settings)
-    visit = daemon.server.spawn(_visit(site, daemon, screen))
+    is_started = asyncio.Event()
+
+    def watch(batch: Sequence[Event]) -> None:
+        if any(event.kind is SERVER_STARTED for event in batch):
+            is_started.set()
+
+    daemon.server.events.add_view(watch)
+    visit = daemon.server.spawn(_visit(site, daemon, screen, is_started))
     try:
         await daemon.serve()
     finally:
@@ -60,11 +70,10 @@ async def _serve(site: Site, screen: Screen) -> None:
         await asyncio.gather(visit, return_exceptions=True)
 
 
-async def _visit(site: Site, daemon: Daemon, screen: Screen) -> None:
+async def _visit(site: Site, daemon: Daemon, screen: Screen, is_started: asyncio.Event) -> None:
     """Send traffic once for the table, then again and again; the server ends this task at its own end."""
     with screen.step("starting the daemon"):
-        while not daemon.server.is_ready:
-            await asyncio.sleep(0.01)
+        await is_started.wait()
         site.found_places([listener.address for listener in daemon.server.listeners], daemon.admin.address)
     try:
         with screen.step("sending logins, authorizations and accounting"):

@@ -47,7 +47,9 @@ class Screen:
     def show_rows(self, site: Site, rows: Sequence[Row]) -> None:
         """Show what was asked, what was answered, and whether that was right."""
         table = Table(box=None, pad_edge=False, header_style="bold", title_justify="left", title_style="bold")
-        table.title = f"\nTACACS+ on {HOST}:{site.tacacs_port}, TLS on port {site.tls_port}: what a switch just did"
+        table.title = (
+            f"\nTACACS+ on {HOST}:{site.tacacs_port}, TLS on port {site.tls_port}: what a switch just did"
+        )
         for heading in ("request", "user", "answer", "as wanted", "time"):
             table.add_column(heading, justify="right" if heading == "time" else "left", no_wrap=True)
         for row in rows:

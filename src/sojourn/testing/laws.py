@@ -27,7 +27,7 @@ PacketT = TypeVar("PacketT")
 Some = Union[Sequence[MessageT], "SearchStrategy[MessageT]"]
 """Examples: a list of them, or a hypothesis strategy that makes them up."""
 
-EXAMPLES_COUNT = 300
+EXAMPLES_COUNT = 100
 """How often a law is tried, unless told otherwise."""
 
 

@@ -358,7 +358,9 @@ def test_a_user_of_a_directory_is_named_in_any_spelling() -> None:
     """Directories compare names without case, so a rule must as well; a local user is compared exactly."""
     rule = Rule(name="named", users=("Zoe", "ana"))
     made = Policy(TacacsSettings(users=(User(name="ana"),), rules=(rule,)))
-    permitted = {name: made.decide(ask(user=name)).permit for name in ("ZOE", "zoe", "Zoe", "ana", "Ana", "zo e", "")}
+    permitted = {
+        name: made.decide(ask(user=name)).permit for name in ("ZOE", "zoe", "Zoe", "ana", "Ana", "zo e", "")
+    }
     assert permitted == {
         "ZOE": True, "zoe": True, "Zoe": True, "ana": True, "Ana": False, "zo e": False, "": False,
     }  # fmt: skip
@@ -369,3 +371,19 @@ def test_an_explanation_shows_no_password_that_was_typed() -> None:
     steps = policy(Rule(name="look", commands=("show",))).explain(ask("enable secret hunter2"))
     assert steps[0].words == "commands show: not 'enable secret ***'"
     assert "hunter2" not in repr(steps)
+
+
+@pytest.mark.parametrize(
+    ("args", "is_permitted"),
+    [
+        (("service=shell", "cmd="), True),
+        (("service=shell", "cmd=show", "cmd-arg=version"), True),
+        (("service=shell", "cmd=reload"), False),
+    ],
+)
+def test_an_empty_command_entry_stands_for_the_session_and_no_command(args, is_permitted):
+    """config.Rule.commands: '' is the session authorization itself, and nothing else."""
+    rule = Rule(name="look", commands=("", "show"), add=("priv-lvl=1",))
+    decision = Policy(TacacsSettings(rules=(rule,))).decide(Query("ana", service="shell", args=args))
+    assert decision.permit is is_permitted
+    assert decision.args == (("priv-lvl=1",) if args[-1] == "cmd=" else ())

@@ -36,7 +36,10 @@ WORDS: list[tuple[Message, str]] = [
         ),
         "LOGIN PAP priv_lvl=1 user=ana port=tty0 rem_addr=192.0.2.1",
     ),
-    (AuthenStart(Action.LOGIN, 15, AuthenType.ASCII, Service.ENABLE), "LOGIN ASCII service=ENABLE priv_lvl=15"),
+    (
+        AuthenStart(Action.LOGIN, 15, AuthenType.ASCII, Service.ENABLE),
+        "LOGIN ASCII service=ENABLE priv_lvl=15",
+    ),
     (AuthenReply(AuthenStatus.GETPASS, ReplyFlag.NOECHO, "Password: "), "GETPASS NOECHO 'Password: '"),
     (AuthenReply(AuthenStatus.PASS), "PASS"),
     (AuthenContinue(b"hunter2"), ""),

@@ -195,8 +195,8 @@ def _rule(path: str, rule: Rule) -> Iterator[Found]:
 
 def _pairs(path: str, rule: Rule) -> Iterator[Found]:
     for key, pairs in (("add", rule.add), ("replace", rule.replace)):
-        if pairs and rule.commands:
-            yield f"{path}.{key}", "pairs on a rule for commands", "no commands: only sessions get pairs"
+        if pairs and rule.commands and "" not in rule.commands:
+            yield f"{path}.{key}", "pairs on a rule for commands", "the entry '': only sessions get pairs"
         if pairs and rule.action == "deny":
             yield f"{path}.{key}", "pairs on a rule that denies", "no pairs"
         for index, pair in enumerate(pairs):
@@ -211,6 +211,8 @@ def _pairs(path: str, rule: Rule) -> Iterator[Found]:
 
 
 def _command(command: str) -> tuple[str, str] | None:
+    if not command:
+        return None  # the session itself
     if not command.strip() or command == "//":
         return repr(command), "words or /a regular expression/"
     if not is_regex(command):

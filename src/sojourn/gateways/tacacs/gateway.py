@@ -146,12 +146,12 @@ class TacacsGateway(Gateway):
         connection.state = codec
         return codec
 
-    def refuse(self, connection: Connection, packet: Any, why: str) -> bytes | None:  # noqa: ARG002 - the contract
+    def refuse(self, connection: Connection, packet: Any, why: str) -> bytes | None:
         """Answer with the type's ERROR, so that the device turns to its next server at once."""
         answer: bytes | None = connection.state.error_packet(packet)
         return answer
 
-    def farewell(self, session: Session, error: BaseException) -> Any:  # noqa: ARG002 - the answer tells nothing of it
+    def farewell(self, session: Session, error: BaseException) -> Any:
         """Answer ERROR, never FAIL: the server could not decide. A key that does not fit ends the connection too."""
         if session.connection.state.is_mismatched:
             session.connection.table.drain()
@@ -176,4 +176,9 @@ class TacacsGateway(Gateway):
             yield "sojourn_tacacs_sink_stored_total", labels, sink.stored_count
             yield "sojourn_tacacs_sink_waiting", labels, sink.waiting_count
             yield "sojourn_tacacs_sink_is_up", labels, float(sink.health == "up")
+        for key in self.config.keys.snapshot(self.server.events.unix_time(self.server.clock())):
+            labels = {"device": key.device, "key": str(key.index)}
+            if key.age_days is not None:
+                yield "sojourn_tacacs_key_age_days", labels, key.age_days
+            yield "sojourn_tacacs_key_last_used_timestamp_seconds", labels, key.last_used or 0.0
         yield "sojourn_tacacs_locked_users", {}, len(self._login_state.lockout.locked())

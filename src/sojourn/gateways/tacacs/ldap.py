@@ -128,7 +128,7 @@ def _dn_key(dn: str) -> str:
     return re.sub(r"\s*(?<!\\)([,=+])\s*", r"\1", dn.strip()).casefold()
 
 
-def load_ldap3() -> Any:  # noqa: ANN401  # a module without types
+def load_ldap3() -> Any:  # a module without types
     """Import ldap3 on first use: it is an optional extra, and warns of its own use of old pyasn1 names."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
@@ -143,7 +143,7 @@ class _Tls:
         self._host = host
         self.problem = ""
 
-    def wrap_socket(self, connection: Any, do_handshake: bool = True) -> None:  # noqa: ANN401, ARG002
+    def wrap_socket(self, connection: Any, do_handshake: bool = True) -> None:
         """Replace the connection's socket by its TLS side, with the handshake done."""
         try:
             connection.socket = self._context.wrap_socket(connection.socket, server_hostname=self._host)
@@ -183,7 +183,7 @@ class Endpoint:
             return self._check_by_search(user, password, deadline)
         except BackendUnavailable:
             raise
-        except Exception as error:  # noqa: BLE001 - ldap3 raises anything at all on answers it does not expect
+        except Exception as error:
             # The exception's text may hold what was sent: only its kind is told.
             cause = type(error).__name__
             raise BackendUnavailable(self._directory.name, self._clock() - began, cause) from None
@@ -280,7 +280,7 @@ class Endpoint:
         self._give_back(self._searching, connection)
         return entries
 
-    def _bind(self, connection: Any, dn: str, password: bytes, deadline: float) -> None:  # noqa: ANN401
+    def _bind(self, connection: Any, dn: str, password: bytes, deadline: float) -> None:
         """Send a simple bind; the result is the connection's."""
         self._wait_until(connection, deadline)
         connection.user, connection.password, connection.authentication = dn, password, self._ldap3.SIMPLE
@@ -294,7 +294,7 @@ class Endpoint:
 
     def _search(
         self,
-        connection: Any,  # noqa: ANN401
+        connection: Any,
         base: str,
         search_filter: str,
         deadline: float,
@@ -357,14 +357,14 @@ class Endpoint:
             _discard(connection)
         return self._open(deadline), False
 
-    def _give_back(self, idle: deque[tuple[Any, float]], connection: Any) -> None:  # noqa: ANN401
+    def _give_back(self, idle: deque[tuple[Any, float]], connection: Any) -> None:
         """Keep a connection for the next call, if it still is one."""
         if connection.closed or self._is_closed or len(idle) >= self._directory.pool_size_count:
             _discard(connection)
         else:
             idle.append((connection, self._clock()))
 
-    def _open(self, deadline: float) -> Any:  # noqa: ANN401
+    def _open(self, deadline: float) -> Any:
         """Connect, with TLS where configured."""
         ldap3 = self._ldap3
         left_s = max(_MIN_WAIT_S, deadline - self._clock())
@@ -389,7 +389,7 @@ class Endpoint:
             raise
         return connection
 
-    def _start_tls(self, connection: Any, tls: _Tls, deadline: float) -> None:  # noqa: ANN401
+    def _start_tls(self, connection: Any, tls: _Tls, deadline: float) -> None:
         self._wait_until(connection, deadline)
         connection.extended(_START_TLS)
         if connection.result["result"] != _SUCCESS:
@@ -398,16 +398,16 @@ class Endpoint:
         tls.wrap_socket(connection)
         connection.tls_started = True
 
-    def _wait_until(self, connection: Any, deadline: float) -> None:  # noqa: ANN401
+    def _wait_until(self, connection: Any, deadline: float) -> None:
         """Let the next answer of the directory take until the deadline."""
         connection.socket.settimeout(max(_MIN_WAIT_S, deadline - self._clock()))
 
-    def _refused(self, what: str, connection: Any) -> BackendUnavailable:  # noqa: ANN401
+    def _refused(self, what: str, connection: Any) -> BackendUnavailable:
         code = connection.result["description"] if connection.result else "nothing"
         return BackendUnavailable(self._directory.name, 0.0, f"{what} answered with {code}")
 
 
-def _discard(connection: Any) -> None:  # noqa: ANN401
+def _discard(connection: Any) -> None:
     """Close a connection in whatever state it is: ldap3 forgets sockets that never became connections."""
     sock = connection.socket
     connection.strategy.close()
@@ -415,7 +415,7 @@ def _discard(connection: Any) -> None:  # noqa: ANN401
         sock.close()
 
 
-def _is_alive(connection: Any) -> bool:  # noqa: ANN401
+def _is_alive(connection: Any) -> bool:
     """Tell whether an idle connection has nothing to read: an end, or a notice of disconnection."""
     if connection.closed or connection.socket is None:
         return False

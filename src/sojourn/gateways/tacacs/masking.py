@@ -66,8 +66,8 @@ def mask_line(line: str) -> str:
 def mask_args(args: tuple[str, ...]) -> tuple[str, ...]:
     """Return the arguments of a request as they may be shown, as many as there were.
 
-    The values of ``cmd`` and of every ``cmd-arg`` are one command, whichever of them holds how many of its words; in any
-    other pair the name says whether its value is a secret.
+    The values of ``cmd`` and of every ``cmd-arg`` are one command, whichever of them holds how many of its words; in
+    any other pair the name says whether its value is a secret.
     Source: RFC 8907 section 6.1.
     """
     pairs = [split_pair(arg) for arg in args]

@@ -45,11 +45,11 @@ def _explodes(items: list[Any]) -> bool:
     return False
 
 
-def _is_endless(argument: Any) -> bool:  # noqa: ANN401 - the parser's nodes have no types
+def _is_endless(argument: Any) -> bool:
     return bool(str(argument[1]) == "MAXREPEAT")
 
 
-def _bodies(op: str, argument: Any) -> Iterator[list[Any]]:  # noqa: ANN401 - as above
+def _bodies(op: str, argument: Any) -> Iterator[list[Any]]:
     """Yield the item lists inside a node."""
     if op in {*_REPEATS, "POSSESSIVE_REPEAT"}:
         yield list(argument[2])
@@ -95,7 +95,7 @@ def _mandatory(items: list[Any]) -> Iterator[frozenset[str]]:
                 yield from _mandatory(body)
 
 
-def _chars(op: str, argument: Any) -> frozenset[str] | None:  # noqa: ANN401 - as above
+def _chars(op: str, argument: Any) -> frozenset[str] | None:
     """Return the printable characters that a one-character node takes, None for any other node."""
     if op == "LITERAL":
         return frozenset(chr(argument))

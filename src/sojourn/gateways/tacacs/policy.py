@@ -43,6 +43,9 @@ __all__ = [
 NO_RULE: Final = "(none)"
 DENIED_TEXT: Final = "Not authorized"
 
+SESSION_MARK: Final = "\ud800"
+"""Stands for the command of a session authorization; no text from the wire holds a lone surrogate."""
+
 MAX_LINE_CHARS: Final = 1_024
 """A longer command line is denied: devices send less, and regular expressions cost more than linear time."""
 
@@ -111,7 +114,7 @@ class _Facts:
 
     def __init__(self, query: Query) -> None:
         self.line = command_line(query.args)
-        self.padded = "" if self.line is None else self.line + " "
+        self.padded = SESSION_MARK if self.line is None else self.line + " "
         self._rem_addr = query.rem_addr
         self._address: tuple[int, int] | None = None
         self._is_parsed = False
@@ -143,7 +146,9 @@ class _Compiled:
         self.services = frozenset(rule.services)
         self.protocols = frozenset(rule.protocols)
         self.wants_command = bool(rule.commands)
-        self.prefixes = tuple(" ".join(c.split()) + " " for c in rule.commands if not is_regex(c))
+        self.prefixes = tuple(
+            " ".join(c.split()) + " " if c else SESSION_MARK for c in rule.commands if not is_regex(c)
+        )
         self.searches = tuple(re.compile(c[1:-1]).search for c in rule.commands if is_regex(c))
         self.networks = tuple(parse_network(text) for text in rule.source_networks)
         self.window = Window(rule.when) if rule.when is not None else None
@@ -171,8 +176,9 @@ class _Compiled:
         """Compare what differs from request to request, and the time window."""
         if self.wants_command:
             if facts.line is None:
-                return _SESSION
-            if not facts.padded.startswith(self.prefixes) and not self._is_found_in(facts.line):
+                if SESSION_MARK not in self.prefixes:
+                    return _SESSION
+            elif not facts.padded.startswith(self.prefixes) and not self._is_found_in(facts.line):
                 return _COMMAND
         if self.networks and not self._is_from(facts.address()):
             return _SOURCE

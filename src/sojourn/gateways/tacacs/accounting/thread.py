@@ -90,7 +90,7 @@ class ThreadSink:
         if not is_hanging:
             await closed
 
-    async def _run(self, function: Callable[..., Any], *args: Any) -> Any:  # noqa: ANN401 - whatever the job gives
+    async def _run(self, function: Callable[..., Any], *args: Any) -> Any:
         if self._jobs is None or self._is_busy:
             raise BackendUnavailable(self.name, 0.0, "still busy with what was asked before")
         loop = asyncio.get_running_loop()
@@ -111,7 +111,7 @@ def _work(jobs: SimpleQueue[_Job | None]) -> None:
         result, error = None, None
         try:
             result = function(*args)
-        except Exception as caught:  # noqa: BLE001 - handed to whoever asked
+        except Exception as caught:
             error = caught
         # The loop may have been closed by a daemon that did not wait for a disk that hung.
         with contextlib.suppress(RuntimeError):

@@ -1,0 +1,79 @@
+"""What happened is an event first; log, metrics and dashboard are views of it."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from sojourn.core.events import RECENT_COUNT, EventKind, Events
+from sojourn.testing import ManualClock
+
+HAPPENED = EventKind("test.happened", ("what",), level="debug")
+
+
+@pytest.fixture
+def events():
+    return Events(ManualClock(), limit_count=1_000)
+
+
+def test_every_view_sees_every_event_once_and_in_order(events):
+    """In batches, at the flush; a view that is removed sees no more."""
+    first, second = [], []
+    events.add_view(first.extend)
+    events.add_view(second.extend)
+    events.emit(HAPPENED, None, 1)
+    events.emit(HAPPENED, None, 2)
+    assert not first
+    events.flush()
+    events.flush()
+    events.remove_view(second.extend)
+    events.emit(HAPPENED, None, 3)
+    events.flush()
+    assert [event.fields() for event in first] == [{"what": 1}, {"what": 2}, {"what": 3}]
+    assert [event.values for event in second] == [(1,), (2,)]
+
+
+def test_what_does_not_fit_is_counted(events):
+    """Bounded between two flushes; kinds count all the same."""
+    before = HAPPENED.count
+    for number in range(1_100):
+        events.emit(HAPPENED, None, number)
+    assert events.dropped == 100
+    assert HAPPENED.count - before == 1_100
+    events.flush()
+    assert len(events.recent) == RECENT_COUNT
+    assert events.recent[-1].values == (999,)
+    events.emit(HAPPENED, None, 0)
+    assert events.dropped == 100
+
+
+def test_a_view_that_fails_keeps_nothing_from_the_others(events):
+    """Its batch is counted as lost to it."""
+
+    def broken(_batch):
+        raise OSError("disk full")
+
+    seen = []
+    events.add_view(broken)
+    events.add_view(seen.extend)
+    events.emit(HAPPENED, None, 1)
+    events.flush()
+    assert len(seen) == 1
+    assert events.view_errors == 1
+
+
+def test_a_moment_of_the_clock_can_be_told_as_wall_time():
+    """Monotonic inside, UTC for people."""
+    clock = ManualClock()
+    events = Events(clock)
+    clock.advance(90)
+    moment = events.wall_time(clock())
+    assert abs(moment - datetime.now(UTC) - timedelta(seconds=90)) < timedelta(seconds=60)
+    assert events.unix_time(clock()) == pytest.approx(moment.timestamp())
+
+
+def test_every_kind_is_known_for_the_metrics():
+    """By name; its repr names it."""
+    assert HAPPENED in EventKind.all
+    assert repr(HAPPENED) == "EventKind(test.happened)"

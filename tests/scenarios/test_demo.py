@@ -1,0 +1,162 @@
+"""The demo as a newcomer meets it: one command, a table of what happened, and Ctrl-C."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import re
+import signal
+import socket
+import subprocess
+import tempfile
+from collections.abc import Callable, Coroutine, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from daemon_process import PROGRAM, WITHIN_S, environment
+from rich.console import Console
+
+from sojourn.demo import serve_demo
+from sojourn.demo.screen import Screen
+from sojourn.demo.site import Site
+
+LAST_LINE = "Ctrl-C stops everything"
+NARROW = 80
+"""Columns of a terminal that nobody has made wider."""
+
+
+class Demo:
+    """A demo in a process of its own, read up to the end of its first screen."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.environment = environment(folder) | {"COLUMNS": str(NARROW), "TMPDIR": str(folder)}
+        self.process = subprocess.Popen(
+            [*PROGRAM, "run", "--demo"],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            cwd=folder,
+            env=self.environment,
+        )
+        assert self.process.stdout is not None
+        self.lines: list[str] = []
+        for line in self.process.stdout:
+            self.lines.append(line.rstrip())
+            if LAST_LINE in line:
+                break
+
+    @property
+    def text(self) -> str:
+        """The first screen."""
+        return "\n".join(self.lines)
+
+    @property
+    def commands(self) -> list[str]:
+        """What it proposes to type."""
+        return [line.strip() for line in self.lines if line.startswith("  ")]
+
+    def stop(self) -> tuple[int, str]:
+        """Press Ctrl-C; return the exit code and what was printed after it."""
+        self.process.send_signal(signal.SIGINT)
+        rest, _ = self.process.communicate(timeout=WITHIN_S)
+        return self.process.returncode, rest
+
+
+@contextlib.contextmanager
+def running_demo(folder: Path) -> Iterator[Demo]:
+    """Start a demo; it is killed where the test did not stop it."""
+    demo = Demo(folder)
+    try:
+        yield demo
+    finally:
+        demo.process.kill()
+        demo.process.communicate()
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """Give a folder with a short name: the path of a unix socket has at most 107 bytes."""
+    with tempfile.TemporaryDirectory(prefix="demo-") as name:
+        yield Path(name)
+
+
+def test_the_demo_shows_what_it_did_and_ends_with_ctrl_c(folder: Path) -> None:
+    """Every answer as wanted, among them TLS and refusals; exit code 0, and nothing is left behind."""
+    with running_demo(folder) as demo:
+        assert re.search(r"^(\d+) of \1 answers as wanted$", demo.text, re.MULTILINE), demo.text
+        rows = [line for line in demo.lines if re.search(r" (yes|no: \w+) ", f"{line} ")]
+        assert len(rows) >= 14
+        assert not [row for row in rows if " no: " in row]
+        for what in ("login, MS-CHAPv2", "login over TLS 1.3", "command: reload", "accounting STOP"):
+            assert any(row.startswith(what) for row in rows), what
+        assert [line for line in demo.lines if len(line) > NARROW and not line.startswith("  ")] == []
+        assert list(folder.glob("sojourn-demo-*"))
+        assert demo.process.poll() is None
+        code, rest = demo.stop()
+    assert (code, rest) == (0, "stopped; the demo's directory is gone\n")
+    assert list(folder.iterdir()) == []
+
+
+def test_the_proposed_commands_work_as_they_are_printed(folder: Path) -> None:
+    """Without any option: the demo takes the usual control socket where it is free."""
+    with running_demo(folder) as demo:
+        assert "SOJOURN_SOCKET" not in demo.text
+        for words in [line.split()[1:] for line in demo.commands if line.startswith("sojourn ")]:
+            done = subprocess.run(
+                [*PROGRAM, *words],
+                check=False,
+                capture_output=True,
+                text=True,
+                env=demo.environment,
+                cwd=folder,
+                timeout=WITHIN_S,
+            )
+            assert done.returncode == 0, (words, done.stderr)
+            assert "tacacs-" in done.stdout
+        log = next(line.split()[-1] for line in demo.commands if line.endswith("sojourn.log"))
+        assert '"event":"tacacs.authentication"' in Path(log).read_text()
+        assert demo.stop()[0] == 0
+
+
+def test_two_demos_run_at_once(folder: Path) -> None:
+    """The second takes free ports and a control socket of its own, and says where it is."""
+    with running_demo(folder) as first, running_demo(folder) as second:
+        titles = [re.search(r"127\.0\.0\.1:(\d+), TLS on port (\d+)", demo.text) for demo in (first, second)]
+        assert all(titles)
+        ports = [port for title in titles if title is not None for port in title.groups()]
+        assert len(set(ports)) == 4
+        assert any(line.startswith("export SOJOURN_SOCKET=") for line in second.commands)
+        assert [demo.stop()[0] for demo in (second, first)] == [0, 0]
+    assert list(folder.iterdir()) == []
+
+
+class QuickVisitor(Screen):
+    """Somebody who presses Ctrl-C as soon as there is nothing more to read."""
+
+    def __init__(self) -> None:
+        self.output = io.StringIO()
+        super().__init__(Console(file=self.output, width=NARROW))
+
+    def show_next_steps(self, site: Site) -> None:
+        super().show_next_steps(site)
+        os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_a_port_that_is_taken_after_we_looked_does_not_stop_the_demo(
+    run: Callable[[Coroutine[Any, Any, Any]], Any], folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two demos that start at the same moment see the same free port; the second one moves."""
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(folder))
+    visitor = QuickVisitor()
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        monkeypatch.setattr("sojourn.demo.site._free_port", lambda _: port)
+        run(serve_demo(visitor))
+    text = visitor.output.getvalue()
+    assert re.search(r"^(\d+) of \1 answers as wanted$", text, re.MULTILINE), text
+    assert f":{port}" not in text
+    assert "export SOJOURN_SOCKET=" in text
+    assert text.endswith("stopped; the demo's directory is gone\n")

@@ -1,0 +1,131 @@
+"""The daemon in this process: what a reload can bring, and what it says of the rest."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable, Coroutine
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sojourn.admin.config import AdminSettings
+from sojourn.admin.view import SessionQuery
+from sojourn.app import Daemon
+from sojourn.config import SojournSettings
+from sojourn.core.events import Event
+from sojourn.core.server import SERVER_STARTED
+from sojourn.core.settings import ListenerSettings, LogSettings, RecorderSettings, TlsSettings
+from sojourn.errors import ConfigError
+from sojourn.gateways.tacacs.config import TacacsSettings
+
+Run = Callable[[Coroutine[Any, Any, Any]], Any]
+
+
+def settings(folder: Path, **more: Any) -> SojournSettings:
+    """Return the settings of a daemon that needs nothing but a folder."""
+    given = {
+        "log": LogSettings(file=str(folder / "log"), format="json"),
+        "admin": AdminSettings(address="", socket=str(folder / "control.sock")),
+        "tacacs": TacacsSettings(listeners=(ListenerSettings(),)),
+    }
+    return SojournSettings(**given | more)
+
+
+@contextlib.asynccontextmanager
+async def serving(daemon: Daemon) -> AsyncIterator[list[Event]]:
+    """Run a daemon, give its events, and drain it at the end."""
+    events: list[Event] = []
+    is_started = asyncio.Event()
+
+    def watch(batch: Any) -> None:
+        events.extend(batch)
+        if any(event.kind is SERVER_STARTED for event in batch):
+            is_started.set()
+
+    daemon.server.events.add_view(watch)
+    async with asyncio.TaskGroup() as group:
+        group.create_task(daemon.serve())
+        await is_started.wait()
+        yield events
+        await daemon.drain()
+
+
+def test_what_a_reload_cannot_bring_is_named(run: Run, tmp_path: Path) -> None:
+    """The rest of the new configuration is in force all the same."""
+    old = settings(tmp_path)
+    new = settings(
+        tmp_path,
+        recorder=RecorderSettings(entries_per_session_count=1),
+        tacacs=TacacsSettings(listeners=(ListenerSettings(), ListenerSettings()), session_timeout_s=7.0),
+    )
+    daemon = Daemon(old, lambda: new)
+
+    async def scene() -> list[Event]:
+        async with serving(daemon) as events:
+            await daemon.reload()
+            assert daemon.server.gateways["tacacs"].session_timeout_s == 7.0
+        return events
+
+    told = [event.values for event in run(scene()) if event.kind.name == "config.needs_restart"]
+    assert told == [("recorder",), ("tacacs.listeners",)]
+
+
+def test_a_gateway_that_is_gone_needs_a_restart(run: Run, tmp_path: Path) -> None:
+    """It goes on as it was until then."""
+    daemon = Daemon(settings(tmp_path), lambda: settings(tmp_path, tacacs=None))
+
+    async def scene() -> list[Event]:
+        async with serving(daemon) as events:
+            await daemon.reload()
+            assert daemon.readiness().ok
+        return events
+
+    told = [event.values for event in run(scene()) if event.kind.name == "config.needs_restart"]
+    assert told == [("tacacs, which is gone",)]
+
+
+def test_a_reload_goes_on_in_a_new_log_where_the_old_one_was_moved(run: Run, tmp_path: Path) -> None:
+    """As logrotate wants it: move the file, send SIGHUP."""
+    one = settings(tmp_path)
+    daemon = Daemon(one, lambda: one)
+
+    async def scene() -> None:
+        async with serving(daemon):
+            (tmp_path / "log").rename(tmp_path / "log.1")
+            await daemon.reload()
+
+    run(scene())
+    assert "server.started" in (tmp_path / "log.1").read_text()
+    assert "server.reloaded" in (tmp_path / "log").read_text()
+
+
+@pytest.mark.parametrize("part", ["log", "tls"])
+def test_files_that_cannot_be_used_are_found_before_anything_is_open(tmp_path: Path, part: str) -> None:
+    """A ConfigError names the setting; no socket is made."""
+    tls = TlsSettings(certificate_file=str(tmp_path / "a"), private_key_file=str(tmp_path / "b"))
+    bad = {
+        "log": {"log": LogSettings(file=str(tmp_path / "no" / "log"))},
+        "tls": {"tacacs": TacacsSettings(listeners=(ListenerSettings(tls=tls),))},
+    }[part]
+    with pytest.raises(ConfigError, match=r"log\.file|certificate_file"):
+        Daemon(settings(tmp_path, **bad), lambda: settings(tmp_path))
+    assert not (tmp_path / "control.sock").exists()
+
+
+def test_readiness_names_every_listener(run: Run, tmp_path: Path) -> None:
+    """Ready means that each of them listens; a page with a negative cursor is none that was given."""
+    two = TacacsSettings(listeners=(ListenerSettings(), ListenerSettings()))
+    daemon = Daemon(settings(tmp_path, tacacs=two), lambda: settings(tmp_path))
+    assert daemon.readiness().parts == {"server": "starting or draining"}
+
+    async def scene() -> None:
+        async with serving(daemon):
+            addresses = {listener.address for listener in daemon.server.listeners}
+            assert daemon.readiness().parts == {f"tacacs {address}": "listening" for address in addresses}
+            assert len(addresses) == 2
+            with pytest.raises(ValueError, match="-1"):
+                daemon.list_sessions(SessionQuery(cursor="-1"))
+
+    run(scene())
