@@ -20,6 +20,7 @@ level = "info"
 file = "{folder}/log.jsonl"
 
 [admin]
+address = ""
 socket = "{folder}/admin.sock"
 
 [tacacs]

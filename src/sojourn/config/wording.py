@@ -14,7 +14,7 @@ import msgspec
 from msgspec import inspect
 
 _SHOWN_CHARACTERS_COUNT = 60
-SECRET_WANTED = "a text, ${file:/path} or ${env:NAME}"
+SECRET_WANTED = "a text, ${file:/path} or ${env:NAME}"  # noqa: S105 - words, no secret
 
 _PLAIN: dict[type[inspect.Type], str] = {
     inspect.BoolType: "true or false",

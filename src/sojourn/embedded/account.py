@@ -124,7 +124,7 @@ def temporary_parent(backend: str, account: Account, longest_name: str) -> Path:
 
     Raises: BackendUnavailable if there is none.
     """
-    for candidate in (Path(tempfile.gettempdir()), Path("/tmp"), Path("/var/tmp")):
+    for candidate in (Path(tempfile.gettempdir()), Path("/tmp"), Path("/var/tmp")):  # noqa: S108
         is_short = len(os.fsencode(candidate / longest_name)) <= SOCKET_PATH_BYTES
         if is_short and account.may(candidate, SEARCH) and os.access(candidate, os.W_OK | os.X_OK):
             return candidate
@@ -178,7 +178,7 @@ def private_cache(account: Account, candidates: Iterable[Path] = ()) -> Path | N
 
 def _cache_candidates() -> list[Path]:
     uid = os.geteuid()
-    fallback = [Path(place) / f"sojourn-cache-{uid}" for place in ("/var/tmp", tempfile.gettempdir())]
+    fallback = [Path(place) / f"sojourn-cache-{uid}" for place in ("/var/tmp", tempfile.gettempdir())]  # noqa: S108
     if uid == 0:
         return [Path("/var/cache/sojourn"), *fallback]
     wished = os.environ.get("XDG_CACHE_HOME", "")

@@ -126,9 +126,9 @@ class Guard:
         """Do one request and answer it."""
         match request["do"]:
             case "directory":
-                path = os.path.join(request["parent"], request["prefix"] + os.urandom(5).hex())
+                path = os.path.join(request["parent"], request["prefix"] + os.urandom(5).hex())  # noqa: PTH118
                 try:
-                    os.mkdir(path, 0o700)
+                    os.mkdir(path, 0o700)  # noqa: PTH102
                 except OSError as error:
                     self.answer(failed=f"{path}: {error.strerror}")
                 else:
@@ -242,7 +242,7 @@ class Guard:
 
     def remove_directories(self) -> None:
         """Remove what we made; never follows a symbolic link out of it."""
-        import shutil
+        import shutil  # noqa: PLC0415  kept out of the start, which is waited for
 
         for path in self.directories:
             shutil.rmtree(path, ignore_errors=True)
@@ -268,10 +268,10 @@ class Guard:
 
 def kill_children() -> None:
     """Send SIGKILL to every child of ours, adopted ones included."""
-    for entry in os.listdir("/proc"):
+    for entry in os.listdir("/proc"):  # noqa: PTH208
         if entry.isdigit():
             try:
-                with open(f"/proc/{entry}/stat", "rb") as file:
+                with open(f"/proc/{entry}/stat", "rb") as file:  # noqa: PTH123
                     # The name in parentheses may itself hold spaces and parentheses: the fields begin after
                     # the last.
                     parent = int(file.read().rpartition(b")")[2].split()[1])
@@ -308,7 +308,7 @@ def become(request: dict[str, Any], log: int, error: int, guard: int) -> None:
         step = f"execute {request['argv'][0]}"
         os.umask(0o077)
         os.chdir("/")
-        os.execve(request["argv"][0], request["argv"], request["environment"])
+        os.execve(request["argv"][0], request["argv"], request["environment"])  # noqa: S606
     except OSError as cause:
         os.write(error, f"cannot {step}: {cause.strerror}".encode())
     finally:

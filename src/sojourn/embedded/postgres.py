@@ -261,7 +261,7 @@ class PostgresServer:
         deadline = Deadline(self._start_within_s)
         if self._source is None:
             raise BackendUnavailable(self._name, 0.0, "it is not a replica")
-        written = await self._source._query(
+        written = await self._source._query(  # noqa: SLF001  another server of this class
             "SELECT pg_current_wal_flush_lsn()", deadline
         )
         await self._query(
@@ -357,7 +357,7 @@ class PostgresServer:
             lines = (self.data_directory / "postmaster.pid").read_text().splitlines()
         except OSError:
             return False
-        return len(lines) >= 8 and lines[0] == str(pid) and lines[7].strip() == "ready"
+        return len(lines) >= 8 and lines[0] == str(pid) and lines[7].strip() == "ready"  # noqa: PLR2004
 
     async def _set_password(self, deadline: Deadline) -> None:
         """Give the superuser a password, over the unix socket; until then nobody can log in on the port."""

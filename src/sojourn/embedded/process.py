@@ -133,7 +133,7 @@ class Supervisor:
         answers = os.fdopen(our_answers, "rb", buffering=0)
         guard = str(Path(__file__).with_name("guard.py"))
         try:
-            process = subprocess.Popen(
+            process = subprocess.Popen(  # noqa: S603  our own script, under our own Python
                 [sys.executable, "-I", "-S", guard, str(os.getpid())],
                 stdin=their_stdin,
                 stdout=their_stdout,

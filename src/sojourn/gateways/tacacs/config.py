@@ -347,7 +347,7 @@ class TacacsSettings(Settings, frozen=True):
     session_timeout_s: Annotated[float, Meta(gt=0, description="A whole session, prompts included.")] = 180.0
     prompt_timeout_s: Annotated[float, Meta(gt=0, description="One answer of the user.")] = 60.0
     username_prompt: Annotated[str, Meta(description="What ASCII login asks first.")] = "Username: "
-    password_prompt: Annotated[str, Meta(description="What ASCII login asks next.")] = "Password: "
+    password_prompt: Annotated[str, Meta(description="What ASCII login asks next.")] = "Password: "  # noqa: S105 - a prompt
     username_tries_count: Annotated[
         int, Meta(ge=1, le=10, description="How often an empty user name is asked again.")
     ] = 3
@@ -369,6 +369,6 @@ class TacacsSettings(Settings, frozen=True):
     def problems(self) -> Iterator[tuple[str, str, str]]:
         """Yield ``(key, found, wanted)`` for what only several values together can show to be wrong."""
         # Late: the checks are made of the declarations above.
-        from sojourn.gateways.tacacs.checks import find_problems
+        from sojourn.gateways.tacacs.checks import find_problems  # noqa: PLC0415 - the line above says why
 
         return find_problems(self)

@@ -146,12 +146,12 @@ class TacacsGateway(Gateway):
         connection.state = codec
         return codec
 
-    def refuse(self, connection: Connection, packet: Any, why: str) -> bytes | None:
+    def refuse(self, connection: Connection, packet: Any, why: str) -> bytes | None:  # noqa: ARG002 - the contract
         """Answer with the type's ERROR, so that the device turns to its next server at once."""
         answer: bytes | None = connection.state.error_packet(packet)
         return answer
 
-    def farewell(self, session: Session, error: BaseException) -> Any:
+    def farewell(self, session: Session, error: BaseException) -> Any:  # noqa: ARG002 - the answer tells nothing of it
         """Answer ERROR, never FAIL: the server could not decide. A key that does not fit ends the connection too."""
         if session.connection.state.is_mismatched:
             session.connection.table.drain()

@@ -143,7 +143,7 @@ class _Tls:
         self._host = host
         self.problem = ""
 
-    def wrap_socket(self, connection: Any, do_handshake: bool = True) -> None:
+    def wrap_socket(self, connection: Any, do_handshake: bool = True) -> None:  # noqa: ARG002
         """Replace the connection's socket by its TLS side, with the handshake done."""
         try:
             connection.socket = self._context.wrap_socket(connection.socket, server_hostname=self._host)
@@ -183,7 +183,7 @@ class Endpoint:
             return self._check_by_search(user, password, deadline)
         except BackendUnavailable:
             raise
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - ldap3 raises anything at all on answers it does not expect
             # The exception's text may hold what was sent: only its kind is told.
             cause = type(error).__name__
             raise BackendUnavailable(self._directory.name, self._clock() - began, cause) from None

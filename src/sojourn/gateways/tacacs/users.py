@@ -87,7 +87,7 @@ class Users:
         wall_clock: the date, for accounts that expire and for one-time codes.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0917 - the order is the gateway's: settings, state, then what does the work
         self,
         settings: TacacsSettings,
         state: LoginState,
@@ -439,7 +439,7 @@ class Users:
         if len(table) > self._limits.tracked_users_count:
             table.popitem(last=False)
 
-    def _keep(
+    def _keep(  # noqa: PLR0917 - the fields of the entry, in their order
         self, user: str, lock_key: str, proof: str, password: bytes, verdict: Verdict, within_s: float
     ) -> None:
         """Remember a right password for the hot path."""

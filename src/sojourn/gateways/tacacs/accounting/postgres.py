@@ -45,7 +45,7 @@ def insert_statement(schema: str) -> str:
     names = ", ".join(f'"{field.name}"' for field in fields)
     columns = ", ".join(f'"{field.name}" {_column_type(field)}' for field in fields)
     return (
-        f'INSERT INTO "{schema}".{TABLE} ({names}) SELECT {names}'
+        f'INSERT INTO "{schema}".{TABLE} ({names}) SELECT {names}'  # noqa: S608 - names of ours, not of a peer
         f" FROM pg_catalog.jsonb_to_recordset($1::jsonb) AS record ({columns})"
         " ON CONFLICT (record_id) DO NOTHING"
     )
@@ -86,7 +86,7 @@ class PostgresRows:
             )
         except (asyncpg.PostgresError, OSError, TimeoutError) as error:
             raise self._unavailable(error) from None
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - their text may quote the DSN, and with it the password
             raise BackendUnavailable(self.name, 0.0, f"can't connect ({type(error).__name__})") from None
         self._connection = connection
         try:

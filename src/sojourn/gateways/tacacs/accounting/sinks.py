@@ -47,7 +47,7 @@ def sink_for(settings: SinkSettings) -> Sink:
     if isinstance(settings, SyslogSink):
         return ThreadSink(SyslogSender(settings))
     try:
-        from sojourn.gateways.tacacs.accounting.postgres import (
+        from sojourn.gateways.tacacs.accounting.postgres import (  # noqa: PLC0415 - asyncpg is an extra
             PostgresRows,
         )
     except ImportError as error:

@@ -111,7 +111,7 @@ def _work(jobs: SimpleQueue[_Job | None]) -> None:
         result, error = None, None
         try:
             result = function(*args)
-        except Exception as caught:
+        except Exception as caught:  # noqa: BLE001 - handed to whoever asked
             error = caught
         # The loop may have been closed by a daemon that did not wait for a disk that hung.
         with contextlib.suppress(RuntimeError):

@@ -234,7 +234,7 @@ class Writer:
     async def _try_to_open(self) -> bool:
         try:
             is_proven = await self.sink.open()
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - whatever a sink raises, the daemon and the other sinks go on
             self._is_doubtful = False
             await self._goes_down(error)
             return False
@@ -257,7 +257,7 @@ class Writer:
             self._in_flight, self._pending = self._pending[:BATCH_COUNT], self._pending[BATCH_COUNT:]
         try:
             await self._store(self._in_flight)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - whatever a sink raises, the daemon and the other sinks go on
             self._last_error = cause_of(error)
             await self._store_once_more()
         self._note_warning()
@@ -271,7 +271,7 @@ class Writer:
             await self.sink.open()
             self._is_doubtful = True
             await self._store(self._in_flight)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - whatever a sink raises, the daemon and the other sinks go on
             waiting, self._in_flight = [*self._in_flight, *self._pending], ()
             self._pending = []
             self._settle(waiting, BackendUnavailable(self.sink.name, self._clock() - began, cause_of(error)))

@@ -292,7 +292,7 @@ class _Converter:
         found: list[tuple[int, Block]] = []
         for name, block in self._in.users.items():
             match = re.fullmatch(r"\$enab(\d{1,2})\$", name)
-            if match is not None and int(match[1]) <= 15:
+            if match is not None and int(match[1]) <= 15:  # noqa: PLR2004 - the highest privilege level
                 found.append((int(match[1]), block))
         found.sort(key=lambda pair: -pair[0])
         for level, block in found[1:]:

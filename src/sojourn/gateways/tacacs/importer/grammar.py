@@ -147,7 +147,7 @@ _UNUSED: Final = {
 _Reader = Callable[[str], None]
 
 
-class _NotUnderstood(Exception):
+class _NotUnderstood(Exception):  # noqa: N818 - never leaves this file
     """The statement does not go on as the grammar says."""
 
 

@@ -23,7 +23,7 @@ _GNU_ESCAPES: Final = {
 _QUANTIFIERS: Final = "*+?{"
 
 
-class NotConvertible(ValueError):
+class NotConvertible(ValueError):  # noqa: N818 - says what the expression is
     """The expression cannot be said in ours; the text says why."""
 
 
