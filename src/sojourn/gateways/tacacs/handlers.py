@@ -33,7 +33,7 @@ from sojourn.gateways.tacacs.messages import (
     name_of,
 )
 from sojourn.gateways.tacacs.policy import Query, service_of
-from sojourn.gateways.tacacs.session import TacacsSession
+from sojourn.gateways.tacacs.session import TacacsSession, constant
 
 router: Final = Router()
 
@@ -55,9 +55,9 @@ DENIED_TEXT: Final = "Authentication failed."
 """Says nothing of why: an unknown user and a wrong password look alike."""
 
 _REPLIES: Final = {
-    PASS: AuthenReply(AuthenStatus.PASS),
-    FAIL: AuthenReply(AuthenStatus.FAIL, 0, DENIED_TEXT),
-    ERROR: AuthenReply(AuthenStatus.ERROR),
+    PASS: constant(AuthenReply(AuthenStatus.PASS)),
+    FAIL: constant(AuthenReply(AuthenStatus.FAIL, 0, DENIED_TEXT)),
+    ERROR: constant(AuthenReply(AuthenStatus.ERROR)),
 }
 _RESTART: Final = AuthenReply(AuthenStatus.RESTART)
 
@@ -172,7 +172,9 @@ async def ascii_login(session: TacacsSession, start: AuthenStart) -> None:
         code = None
         if users.needs_otp_prompt(user):
             code = await session.ask_user(AuthenStatus.GETDATA, "One-time code: ", echo=False)
-        verdict = await users.check_password(user, password, otp=code)
+        verdict = users.check_password_now(user, password) or await users.check_password(
+            user, password, otp=code
+        )
     _finish(session, start, verdict, user)
 
 
@@ -269,15 +271,15 @@ def authorize(session: TacacsSession, request: AuthorRequest) -> None:
         _authorized(session, request, "error", "(none)", _UNDEFINED.reason)
         session.finish(AuthorReply(AuthorStatus.ERROR))
         return
-    users = config.users
-    if not users.authorizable(user):
+    groups = config.users.standing(user)
+    if groups is None:
         _authorized(session, request, "deny", "(none)", "unknown, disabled or expired user")
         session.finish(AuthorReply(AuthorStatus.FAIL))
         return
     decision = config.policy.decide(
         Query(
             user,
-            users.groups_of(user),
+            groups,
             device.name,
             device.groups,
             request.port,

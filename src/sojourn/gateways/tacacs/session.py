@@ -7,7 +7,7 @@ is one exchange. Knows nothing of users, rules or sinks; what the messages mean 
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
@@ -27,6 +27,7 @@ from sojourn.gateways.tacacs.messages import (
     AuthorStatus,
     ContinueFlag,
     Flag,
+    Message,
     PacketType,
     ReplyFlag,
     Version,
@@ -49,6 +50,8 @@ if TYPE_CHECKING:
     from sojourn.gateways.tacacs.policy import Policy
     from sojourn.gateways.tacacs.users import Users
 
+MessageT = TypeVar("MessageT", bound=Message)
+
 MAX_SEQ_NO = 255
 KEY_NOTE_INTERVAL_S = 1.0
 """A key's last use is stamped this often at most: once per session would cost 0.2 us of each."""
@@ -63,6 +66,15 @@ _VERSIONS = {
     AuthenType.MSCHAP: Version.ONE,
     AuthenType.MSCHAPV2: Version.ONE,
 }
+_BODIES: dict[int, bytes] = {}
+
+
+def constant(message: MessageT) -> MessageT:
+    """Encode a reply that is said again and again once and for all; it must live, unchanged, as long as the process."""
+    _BODIES[id(message)] = encode_body(message)
+    return message
+
+
 _ERRORS = {
     PacketType.AUTHEN: AuthenReply(AuthenStatus.ERROR),
     PacketType.AUTHOR: AuthorReply(AuthorStatus.ERROR),
@@ -328,7 +340,7 @@ class TacacsCodec:
                 f"seq_no {seq_no} of ours", "an even one below 255", "RFC 8907 section 4.1"
             )
         session.seq_no = seq_no
-        body = encode_body(message)
+        body = _BODIES.get(id(message)) or encode_body(message)
         flags = self._unencrypted
         if self._connection.table.mode == Mode.NEGOTIATING:
             flags |= self._negotiate()

@@ -282,6 +282,13 @@ class Users:
             return not record.user.disabled and not self._is_expired(record)
         return self._remembered(user, None) is not None
 
+    def standing(self, user: str) -> tuple[str, ...] | None:
+        """Return the groups of a user who may still do anything, None for all others; one look for both questions."""
+        record = self._records.get(user)
+        if record is not None and record.user.directory is None:
+            return None if record.user.disabled or self._is_expired(record) else record.groups
+        return self.groups_of(user) if self.authorizable(user) else None
+
     async def _verify(self, record: _Record, password: bytes) -> bool:
         """Compare with the user's hash; one without a password costs the same."""
         hashed = self._hash_of(record)
