@@ -13,7 +13,7 @@ import servers
 from exchanges import KEY, USERS
 
 from sojourn.core.logs import LogView
-from sojourn.core.loop import run
+from sojourn.core.loop import run, settle
 from sojourn.core.secret import Secret
 from sojourn.core.server import Server
 from sojourn.core.settings import LimitSettings, ListenerSettings, LogSettings
@@ -66,6 +66,7 @@ async def _serve(folder: Path) -> None:
     address = ListenerSettings(address="127.0.0.1:0", backlog_count=4_096)
     server.add(TacacsGateway(settings_of(folder)), [address])
     await server.start()
+    settle()
     try:
         await servers.serve_until_parent_ends(int(server.listeners[0].address.rpartition(":")[2]))
     finally:

@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     from sojourn.core.session import Session
 
 
+_MULTI = Mode.MULTI
+
+
 class Connection(asyncio.Protocol):
     """One peer on one socket.
 
@@ -44,10 +47,12 @@ class Connection(asyncio.Protocol):
         "_buffer",
         "_bytes_seen",
         "_decode",
+        "_finds_none",
         "_heard_eof",
         "_is_flush_due",
         "_key_of",
         "_live",
+        "_next_number",
         "_reading_paused",
         "_records",
         "_routes",
@@ -102,6 +107,7 @@ class Connection(asyncio.Protocol):
         self.trace_limit = manager.trace_limit
         self._records = manager.trace_limit > 0
         self.recorder = manager.recorder
+        self._next_number = manager.next_number
         self.outbox: list[bytes] = []
         self.in_batch = False
         self._is_flush_due = False
@@ -138,6 +144,7 @@ class Connection(asyncio.Protocol):
         self._key_of = gateway.session_key
         self._body_of = gateway.body_of
         self._routes = gateway.router.routes
+        self._finds_none = gateway.find_session is None
         transport.set_write_buffer_limits(high=gateway.limits.write_high_water_bytes)  # type: ignore[attr-defined]
         gateway.connected(self)
 
@@ -257,10 +264,15 @@ class Connection(asyncio.Protocol):
         key = None if key_of is None else key_of(packet)
         session = self._live.get(key)
         if session is None:
-            opened = self._open(key, packet)
-            if opened is None:
-                return
-            session = opened
+            table = self.table
+            if self._finds_none and table.mode == _MULTI and len(self._live) < table.limit:
+                table.opened += 1
+                session = self.new_session(key)
+            else:
+                opened = self._open(key, packet)
+                if opened is None:
+                    return
+                session = opened
         elif session.connection is not self:
             session.connection = self
         try:
@@ -294,11 +306,10 @@ class Connection(asyncio.Protocol):
 
     def _open(self, key: Hashable, packet: Any) -> Session | None:
         table = self.table
-        if table.mode != Mode.MULTI or len(self._live) >= table.limit:
-            why = table.refusal()
-            if why is not None:
-                self._refuse(packet, why)
-                return None
+        why = table.refusal()
+        if why is not None:
+            self._refuse(packet, why)
+            return None
         table.opened += 1
         if self.gateway.find_session is not None:
             known = self.gateway.find_session(self, key)
@@ -333,7 +344,7 @@ class Connection(asyncio.Protocol):
             gateway,
             gateway.config,
             key,
-            self.manager.next_number(),
+            self._next_number(),
             now,
             now + timeout_s if timeout_s else 0.0,
         )

@@ -81,7 +81,7 @@ BATCH_COUNT = 64
 Measured at 40,000 events per second: 2.5 us less per event than flushing 4,000 at once.
 """
 
-RECENT_COUNT = 500
+RECENT_COUNT = 200
 """How many of the last events are kept for whoever asks later."""
 
 View = Callable[[Sequence[Event]], None]
@@ -111,9 +111,10 @@ class Events:
         """Note that ``kind`` happened, in ``session`` where it concerns one; costs one append."""
         kind.count += 1
         waiting = self._waiting
-        if len(waiting) < self._limit:
+        count = len(waiting)
+        if count < self._limit:
             waiting.append(Event(kind, self._clock(), session, values))
-            if len(waiting) == BATCH_COUNT and self.flush_soon is not None:
+            if count == BATCH_COUNT and self.flush_soon is not None:
                 self.flush_soon(self.flush)
         else:
             self.dropped += 1

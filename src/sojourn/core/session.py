@@ -23,6 +23,7 @@ from sojourn.core.correlation import PendingTable
 from sojourn.core.events import EventKind
 from sojourn.core.recorder import Direction, Entry
 from sojourn.core.router import Lane
+from sojourn.core.table import Mode
 from sojourn.errors import (
     BackendUnavailable,
     ConnectionLost,
@@ -61,6 +62,7 @@ class Reason:
     INTERNAL = "internal error"
 
 
+_MULTI = Mode.MULTI
 _CANCELLING = frozenset(
     {
         Reason.CLOSED,
@@ -183,7 +185,11 @@ class Session(msgspec.Struct, eq=False):
                 recorder.quota -= 1
                 self.ended_at = connection.now
                 recorder.keep_finished(self)
-            connection.ended(self)
+            table = connection.table
+            if table.mode == _MULTI and table.live.get(self.key) is self:
+                del table.live[self.key]
+            else:
+                connection.ended(self)
         else:
             self._end(reason)
 

@@ -112,6 +112,7 @@ class TacacsGateway(Gateway):
             self._records,
             server.events.emit,
             {},
+            {},
         )
         for view in self.config.keys.snapshot(server.events.unix_time(server.clock())):
             for warning in view.warnings:
