@@ -35,6 +35,10 @@ ACCEPT_FAILED = EventKind("listener.accept_failed", ("address", "error"), level=
 """Accepting failed for want of descriptors or memory; the listener pauses shortly and goes on."""
 HANDSHAKE_FAILED = EventKind("listener.handshake_failed", ("peer", "error"), level="warning")
 
+TLS_HANDSHAKE = 0x16
+"""Content type of the record that begins every TLS connection. Source: RFC 8446 section 5.1."""
+
+_READ_BYTES = 65_536
 _ACCEPT_BATCH_COUNT = 64
 _ACCEPT_PAUSE_S = 0.1
 _SHORT_OF_RESOURCES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
@@ -271,6 +275,8 @@ class Listener:
         try:
             async with asyncio.timeout(timeout_s):
                 header = await self._read_proxy_header(accepted) if self.settings.proxy_protocol else None
+                if self._context is not None:
+                    await self._expect_handshake(accepted)
                 connection = AcceptedConnection(self, header, reserved=peer.address)
                 await loop.connect_accepted_socket(
                     lambda: connection,
@@ -286,6 +292,25 @@ class Listener:
                 self.manager.release(peer.address)
             else:
                 connection.release()
+
+    async def _expect_handshake(self, accepted: socket.socket) -> None:
+        """Look at the first byte without taking it: OpenSSL would wait for more of what can never become TLS.
+
+        Raises: WireError if the peer speaks in the clear; EOFError if it says nothing and goes.
+        """
+        loop = self.manager.loop
+        readable = loop.create_future()
+        loop.add_reader(accepted.fileno(), _settle, readable)
+        try:
+            await readable
+        finally:
+            loop.remove_reader(accepted.fileno())
+        first = accepted.recv(1, socket.MSG_PEEK)
+        if not first:
+            raise EOFError("the connection was closed before the handshake")
+        if first[0] != TLS_HANDSHAKE:
+            accepted.recv(_READ_BYTES)  # what is unread at the close would turn it into a reset
+            raise WireError(f"first byte {first[0]:#04x}", "a TLS handshake (0x16)", "RFC 8446 section 5.1")
 
     async def _read_proxy_header(self, accepted: socket.socket) -> ProxyHeader:
         parser = ProxyHeaderParser()
@@ -327,6 +352,11 @@ def _network(text: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network:
         raise ConfigError(
             [Problem("configuration", 0, "listeners", "trusted_proxies", repr(text), wanted)]
         ) from error
+
+
+def _settle(readable: asyncio.Future[None]) -> None:
+    if not readable.done():
+        readable.set_result(None)
 
 
 def _remove_stale(path: Path) -> None:
