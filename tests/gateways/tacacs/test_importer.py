@@ -355,10 +355,8 @@ def test_a_converted_pattern_matches_what_the_old_one_did(pattern: str) -> None:
         line = command_line(("cmd=show", *(f"cmd-arg={word}" for word in arguments.split())))
         assert line is not None
         old = re.search(python, f"{arguments} <cr>".strip()) is not None
-        if is_regex(entry):
-            new = re.search(entry[1:-1], line) is not None
-        else:
-            new = (line + " ").startswith(entry + " ")
+        is_found = re.search(entry[1:-1], line) is not None
+        new = is_found if is_regex(entry) else f"{line} ".startswith(f"{entry} ")
         assert new is old, (entry, line)
 
 
