@@ -36,7 +36,9 @@ def draw_ratios(
         places = [at - GROUP_WIDTH / 2 + (number + 0.5) * width for at in range(len(shapes))]
         heights = [ratios[shape].get(name, 0.0) for shape in shapes]
         bars = axes.bar(places, heights, width * 0.95, label=name)
-        axes.bar_label(bars, [f"{height:.2f}" for height in heights], fontsize=7)
+        # Inside the bar, where no limit's line crosses it.
+        words = [f"{height:.2f}" for height in heights]
+        axes.bar_label(bars, words, label_type="center", color="white", fontsize=8)
     for shape, name, most in limits:
         if shape in shapes and name in series:
             place = shapes.index(shape) - GROUP_WIDTH / 2 + (series.index(name) + 0.5) * width

@@ -91,8 +91,13 @@ def main() -> int:
     plots.draw_ratios(
         measure.RESULTS / "tacacs.png",
         "TACACS+, CPU per packet (times a bare uvloop protocol)",
-        {each: {"sojourn": table.ratio(each, "sojourn", "bare")} for each in places},
-        [(f"{KINDS[kind]} {GATE_SHAPE}", "sojourn", limit) for kind, limit in RATIO_GATES.items()],
+        {
+            str(shape): {
+                words: table.ratio(place(kind, shape), "sojourn", "bare") for kind, words in KINDS.items()
+            }
+            for shape in SHAPES
+        },
+        [(GATE_SHAPE, KINDS[kind], limit) for kind, limit in RATIO_GATES.items()],
     )
     return 1 if options.strict and not all(gate.is_kept for gate in gates) else 0
 

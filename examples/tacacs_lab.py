@@ -11,7 +11,6 @@ from __future__ import annotations
 import secrets
 
 from sojourn.core.loop import run
-from sojourn.core.registry import as_mermaid
 from sojourn.core.secret import Secret
 from sojourn.core.server import Server
 from sojourn.core.settings import ListenerSettings
@@ -70,7 +69,9 @@ async def main() -> None:
                 print(f"{args[1]:18}", outcome.status, outcome.server_msg)
                 explain(settings, args)
         print()
-        print(as_mermaid("what the switch and the server said", server.registry.trace("tacacs-1") or []))
+        trace = CoreView(server).trace("tacacs-1")
+        if trace is not None:
+            print(trace_mermaid(trace))
     finally:
         await server.stop()
 

@@ -6,7 +6,7 @@ The only place that knows all parts by name. Everything it does can be had piece
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sojourn.admin.core_view import CoreView
@@ -119,13 +119,29 @@ class Daemon(CoreView):
         tables = {table.name: table for table in tables_of(settings)}
         waiting += [f"{name}, a new gateway" for name in tables.keys() - server.gateways.keys()]
         waiting += [f"{name}, which is gone" for name in server.gateways.keys() - tables.keys()]
-        for name, gateway in server.gateways.items():
-            if name in tables:
-                if not server.use_listeners(name, tables[name].listeners):
-                    waiting.append(f"{name}.listeners")
-                gateway.reload(tables[name].settings)
+        self._reload_gateways(tables)
+        waiting += [
+            f"{name}.listeners"
+            for name in server.gateways
+            if name in tables and not server.use_listeners(name, tables[name].listeners)
+        ]
         for what in waiting:
             server.events.emit(NEEDS_RESTART, None, what)
+
+    def _reload_gateways(self, tables: Mapping[str, Table]) -> None:
+        """Hand each running gateway its new table; where one fails, all that were asked go back to their old one."""
+        old = {table.name: table for table in tables_of(self._settings)}
+        asked: list[str] = []
+        try:
+            for name, gateway in self.server.gateways.items():
+                if name in tables:
+                    asked.append(name)
+                    gateway.reload(tables[name].settings)
+        except BaseException:
+            for name in asked:
+                if name in old:
+                    self.server.gateways[name].reload(old[name].settings)
+            raise
 
     # What operators may order
 

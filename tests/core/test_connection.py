@@ -296,7 +296,7 @@ def test_a_header_that_promises_too_much_is_refused_alone(run, length):
 
 
 def test_a_bad_packet_waits_behind_the_backlog_of_a_full_inbox(run):
-    """Good packets come first; work that still waits when the bad one is reached is lost with the connection."""
+    """Good packets come first, and are answered before the close."""
 
     async def main():
         gate = asyncio.Event()
@@ -312,9 +312,104 @@ def test_a_bad_packet_waits_behind_the_backlog_of_a_full_inbox(run):
             await turns()
             assert not told(server, "connection.failed")
             gate.set()
-            assert [await wire.receive() for _ in range(2)] == ["1", "2"]
+            assert [await wire.receive() for _ in range(3)] == ["1", "2", "3"]
             assert await wire.rest() == b""
             assert len(told(server, "connection.failed")) == 1
+            wire.close()
+
+    run(main())
+
+
+def test_work_on_good_packets_finishes_before_broken_framing_closes(run):
+    """Answers first, the protocol's last bytes behind them; what the peer sends meanwhile is thrown away."""
+
+    async def main():
+        gate = asyncio.Event()
+
+        async def slow(session, ask):
+            await gate.wait()
+            session.finish(Say(ask.text))
+
+        gateway = lab(slow, keyed=True, broken=lambda _connection, _error: b"go away")
+        async with running(gateway, TCP) as server:
+            wire = await tcp(server)
+            wire.writer.write(packet("good", session=1) + HEADER.pack(1, 2**32 - 1, 0))
+            await until(lambda: server.manager.session_count == 1)
+            wire.writer.write(packet("late", session=2) * 1000)
+            (connection,) = server.manager.connections
+            await until(lambda: connection.bytes_in > 1000 * len(packet("late")))
+            assert not connection.closed
+            assert server.manager.session_count == 1
+            assert connection._buffer is None
+            gate.set()
+            assert await wire.receive(1) == "good"
+            assert await wire.rest() == b"go away"
+            wire.close()
+
+    run(main())
+
+
+def test_work_that_does_not_finish_is_lost_with_broken_framing(run):
+    """``packet_timeout_s`` bounds the courtesy; a session that only waits for the peer is not waited for."""
+
+    async def main():
+        clock, lost = ManualClock(), []
+
+        async def never(_session, _ask):
+            try:
+                await asyncio.Event().wait()
+            finally:
+                lost.append(True)
+
+        async with running(lab(never, keyed=True), TCP, clock=clock) as server:
+            wire = await tcp(server)
+            wire.writer.write(packet("good", session=1) + HEADER.pack(1, 2**32 - 1, 0))
+            await until(lambda: told(server, "connection.failed"))
+            clock.advance(9.9)
+            server.sweep()
+            await turns()
+            assert not lost
+            clock.advance(0.2)
+            server.sweep()
+            assert await wire.rest() == b""
+            await until(lambda: lost)
+            wire.close()
+
+        async def waits(session, _ask):
+            await session.receive()
+
+        async with running(lab(waits), TCP) as server:
+            wire = await tcp(server)
+            wire.writer.write(packet("good") + HEADER.pack(1, 2**32 - 1, 0))
+            assert await wire.rest() == b""
+            wire.close()
+
+    run(main())
+
+
+def test_a_bug_met_in_the_backlog_ends_its_connection_and_is_told(run):
+    """No transport calls there: without a close of ours the connection would be open and deaf."""
+
+    async def main():
+        gate = asyncio.Event()
+
+        async def slow(_session, _ask):
+            await gate.wait()
+
+        def refuse(_connection, _packet, _why):
+            raise ZeroDivisionError
+
+        gateway = lab(slow, keyed=True, inbox_limit_count=1, max_sessions_per_connection_count=1, refuse=refuse)
+        async with running(gateway, TCP) as server:
+            wire = await tcp(server)
+            wire.writer.write(packet("1", session=1) * 2 + packet("2", session=2))
+            await until(lambda: server.manager.session_count and only(server).inbox)
+            gate.set()
+            with contextlib.suppress(ConnectionResetError):
+                await wire.rest()
+            (event,) = told(server, "connection.bug")
+            assert event["error"] == "ZeroDivisionError"
+            await until(lambda: not server.manager.connections)
             wire.close()
 
     run(main())

@@ -268,6 +268,76 @@ def test_a_reload_drains_connections_that_may_not_stay(run):
     run(main())
 
 
+def test_new_limits_of_the_accept_rate_are_in_force_after_a_reload(run):
+    """The bucket is made anew where its settings changed, and only there."""
+
+    async def main():
+        gateway = lab(shout, keyed=True, limits={"accepts_per_s": 1.0, "accepts_burst_count": 1})
+        async with running(gateway) as server:
+            wires = [memory(server)]
+            server.reload()
+            assert server.manager.refusal_by_limits(Peer("192.0.2.1", 1)) is not None
+            gateway.limits = msgspec.structs.replace(gateway.limits, accepts_burst_count=2)
+            server.reload()
+            wires += [memory(server), memory(server)]
+            assert [await wire.ask("a", session=1) for wire in wires] == ["A"] * 3
+            assert server.manager.refusal_by_limits(Peer("192.0.2.1", 1)) is not None
+            for wire in wires:
+                wire.close()
+
+    run(main())
+
+
+@pytest.mark.parametrize("where", ["sweep", "reload", "flush"])
+def test_a_bug_met_with_one_connection_stops_no_other(run, where):
+    """Sweep, reload and flush go over all connections: the one with the bug is closed and told, the rest goes on."""
+
+    async def main():
+        clock, handled = ManualClock(), []
+
+        def raising(_self=None, *_more):
+            raise ZeroDivisionError
+
+        async def waits(session, _ask):
+            session.reply(Say("waits"))
+            try:
+                await session.receive(within_s=1.0)
+            except TimeoutError:
+                handled.append(session.connection.peer.address)
+
+        gateway = lab(waits, clock=clock)
+        async with running(gateway, clock=clock) as server:
+            wires = {name: memory(server, peer=Peer(name, 1)) for name in ("192.0.2.1", "192.0.2.2", "192.0.2.3")}
+            for wire in wires.values():
+                assert await wire.ask("a") == "waits"
+            manager = server.manager
+            bad = next(one for one in manager.connections if one.peer.address == "192.0.2.2")
+            if where == "sweep":
+                only_bad = next(iter(bad.table.live.values()))
+                only_bad.pending = type("Broken", (), {"sweep": raising, "fail_all": lambda *_: 0})()
+                clock.advance(2.0)
+                server.sweep()
+                await until(lambda: sorted(handled) == ["192.0.2.1", "192.0.2.3"])
+            elif where == "reload":
+                gateway.readmit = lambda connection: raising() if connection is bad else False
+                server.reload()
+            else:
+                for connection in sorted(manager.connections, key=lambda one: one.peer.address):
+                    connection.append(packet("flushed"))
+                bad.transport = type("Broken", (), {"write": raising, "abort": bad.transport.abort})()
+                await turns()
+                assert await wires["192.0.2.3"].receive() == "flushed"
+            await until(lambda: bad not in manager.connections)
+            (event,) = told(server, "connection.bug")
+            assert (event["peer"], event["error"]) == ("192.0.2.2:1", "ZeroDivisionError")
+            if where == "reload":
+                await until(lambda: not manager.connections)
+            for wire in wires.values():
+                wire.close()
+
+    run(main())
+
+
 def test_counters_are_the_sum_of_what_is_and_was(run):
     """Plain integers of connections, added when they are lost or when somebody asks."""
 

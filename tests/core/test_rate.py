@@ -33,18 +33,6 @@ def test_zero_means_no_limit():
     """A rate of 0 switches the bucket off."""
     bucket = TokenBucket(0, 1, HandClock())
     assert all(bucket.take() for _ in range(1000))
-    assert bucket.wait_s() == 0.0
-
-
-def test_it_says_when_the_next_token_is_there():
-    """The wait is what ``Retry-After`` needs."""
-    clock = HandClock()
-    bucket = TokenBucket(4.0, 1, clock)
-    assert bucket.wait_s() == 0.0
-    bucket.take()
-    assert bucket.wait_s() == 0.25
-    clock.now += bucket.wait_s()
-    assert bucket.take()
 
 
 @given(per_s=st.floats(0.1, 1000), burst=st.integers(1, 100), steps=st.lists(st.floats(0, 2), max_size=200))

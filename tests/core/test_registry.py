@@ -1,4 +1,4 @@
-"""Who is present: snapshots, search, close, and the sequence diagram of a trace."""
+"""Who is present: snapshots, search, close."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import time
 from core_lab import Say, lab, memory, only, running, until
 
 from sojourn.core.peer import Peer
-from sojourn.core.registry import TraceEntry, as_mermaid
 from sojourn.testing import ManualClock
 
 
@@ -66,49 +65,3 @@ def test_a_live_session_can_be_closed_once(run):
             wire.close()
 
     run(main())
-
-
-def entry(at_s, source, target, name, summary=""):
-    return TraceEntry(at_s, "in", source, target, name, summary, 1)
-
-
-def test_a_trace_is_drawn_as_a_sequence_diagram():
-    """Parties in their order, messages as arrows, what happens inside as notes, and time that passes."""
-    drawn = as_mermaid(
-        "lab-1",
-        [
-            entry(0.0, "peer", "lab", "Ask", "text='a'"),
-            entry(0.1, "lab", "lab", "checked"),
-            entry(3.1, "lab", "peer", "Say"),
-        ],
-    )
-    lines = [line.strip() for line in drawn.splitlines()]
-    assert lines[0] == "sequenceDiagram"
-    assert lines[1] == "title lab-1"
-    assert [line.endswith(end) for line, end in zip(lines[2:4], ("as peer", "as lab"), strict=True)] == [
-        True,
-        True,
-    ]
-    assert lines[4].endswith(": Ask text='a'")
-    assert "->>" in lines[4]
-    assert lines[5].startswith("Note over")
-    assert lines[6].endswith("3.0 s pass")
-    assert "->>" in lines[7]
-
-
-def test_nothing_that_a_peer_sent_can_break_the_diagram():
-    """Line ends, semicolons, entities and markup are escaped; a party called ``end`` does not end it."""
-    evil = "x;\nparticipant mallory\r\n#quot; <script> %% end"
-    drawn = as_mermaid(evil, [entry(0, "end", "my gateway", evil, evil)])
-    assert len(drawn.splitlines()) == 5
-    assert "<script>" not in drawn
-    for line in drawn.splitlines()[1:]:
-        rest = line.replace("#35;", "").replace("#59;", "").replace("#lt;", "").replace("#gt;", "")
-        assert ";" not in rest
-        assert "#" not in rest
-    assert "participant end" not in drawn
-
-
-def test_a_trace_without_entries_is_an_empty_diagram():
-    """The recorder may be off."""
-    assert as_mermaid("lab-1", []).splitlines()[0] == "sequenceDiagram"

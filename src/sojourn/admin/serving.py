@@ -146,11 +146,14 @@ def _remove_dead(path: Path) -> None:
     if not stat.S_ISSOCK(mode):
         raise ConfigError([_problem("socket", f"{path}, which is no socket", "a path that is free")])
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as trial:
+        trial.setblocking(False)  # a socket whose queue is full would hold us here
         try:
             trial.connect(os.fspath(path))
         except ConnectionRefusedError:
             path.unlink()
             return
+        except BlockingIOError:
+            pass
     raise ConfigError([_problem("socket", f"{path}, on which a server listens", "one server per socket")])
 
 

@@ -12,8 +12,10 @@ import typer
 from sojourn.cli.output import FAILED, print_error, print_table
 from sojourn.cli.secret_input import read_secret
 from sojourn.core.secret import Secret
+from sojourn.core.tls import client_context
+from sojourn.errors import ConfigError
 from sojourn.gateways.tacacs.messages import AcctFlag, AuthenType
-from sojourn.gateways.tacacs.peer import Outcome, TacacsClient, client_tls_context
+from sojourn.gateways.tacacs.peer import Outcome, TacacsClient
 
 app = typer.Typer(no_args_is_help=True, help="Try a server from the other end.")
 
@@ -98,9 +100,9 @@ def tacacs(
     if login_type is not LoginType.NONE:
         password = read_secret("Password", env=password_env, file=password_file)
     try:
-        context = client_tls_context(ca_file, certificate_file, private_key_file) if tls else None
-    except OSError as error:
-        raise typer.BadParameter(f"TLS files: {error.strerror or error}") from None
+        context = client_context(ca_file, certificate_file, private_key_file) if tls else None
+    except ConfigError as error:
+        raise typer.BadParameter(str(error)) from None
     client = TacacsClient(
         host,
         port,

@@ -1,18 +1,26 @@
-"""Whether what a configuration names is there and will last: TLS files, the dates in them, the age of device keys.
+"""Whether what a configuration names is there, will last and makes sense: TLS files, key ages, what nobody can reach.
 
-Reads files, unlike the checks of single tables; never shows a key. Knows nothing of how any of it is used.
+Reads files, unlike the checks of single tables; never shows a key. Dials nothing and looks no name up.
 """
 
 from __future__ import annotations
 
+import ipaddress
 from collections.abc import Iterator
 from datetime import datetime
+from typing import Final
+from urllib.parse import urlsplit
 
 from sojourn.config.settings import SojournSettings
 from sojourn.core import tls
 from sojourn.core.settings import ListenerSettings
 from sojourn.errors import Problem
+from sojourn.gateways.tacacs.config import TacacsSettings
 from sojourn.gateways.tacacs.devices import KeyRing
+from sojourn.gateways.tacacs.pairs import split_pair
+
+_PRIV_LVLS: Final = frozenset(str(level) for level in range(16))
+"""RFC 8907 section 9."""
 
 
 def file_problems(settings: SojournSettings) -> Iterator[Problem]:
@@ -41,7 +49,43 @@ def warnings_of(settings: SojournSettings, now: datetime) -> list[str]:
             for view in KeyRing(settings.tacacs).snapshot(now.timestamp())
             for warning in view.warnings
         ]
+        sentences += [f"tacacs: {sentence}" for sentence in _senseless(settings.tacacs)]
     return sentences
+
+
+def _senseless(tacacs: TacacsSettings) -> Iterator[str]:
+    """Yield what is allowed, and hardly meant: it denies everything, or shows what should be hidden."""
+    if not tacacs.listeners:
+        yield "no listener, so no device can connect"
+    sinks = tacacs.accounting
+    if not (sinks.files or sinks.syslog or sinks.postgres):
+        yield "no accounting sink, so every accounting record is answered with ERROR"
+    has_plain = any(listener.tls is None for listener in tacacs.listeners)
+    has_tls = any(listener.tls is not None for listener in tacacs.listeners)
+    for device in tacacs.devices if tacacs.listeners else ():
+        is_plain = has_plain and device.networks and device.secrets
+        if not is_plain and not (has_tls and device.certificate_names):
+            yield f"device {device.name} can connect to none of the listeners" + (
+                ": it has no key for those without TLS" if has_plain else ": it has no name for those with TLS"
+            )
+    for directory in tacacs.directories:
+        if directory.start_tls:
+            continue
+        for url in directory.urls:
+            if url.startswith("ldap:") and not _is_loopback(urlsplit(url).hostname or ""):
+                yield f"directory {directory.name}: passwords go to {url} in the clear; use ldaps:// or start_tls"
+    for rule in tacacs.rules:
+        for pair in (*rule.add, *rule.replace):
+            name, _, value = split_pair(pair)
+            if name == "priv-lvl" and value not in _PRIV_LVLS:
+                yield f"rule {rule.name} grants {pair}; levels go from 0 to 15"
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def _listeners(settings: SojournSettings) -> Iterator[tuple[str, ListenerSettings]]:

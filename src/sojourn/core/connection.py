@@ -44,6 +44,7 @@ class Connection(asyncio.Protocol):
     __slots__ = (
         "_backlog",
         "_body_of",
+        "_broken",
         "_buffer",
         "_bytes_seen",
         "_decode",
@@ -112,6 +113,7 @@ class Connection(asyncio.Protocol):
         self.in_batch = False
         self._is_flush_due = False
         self._heard_eof = False
+        self._broken: tuple[float, bytes | None, str] | None = None
         self._reading_paused = False
         self._buffer: ReceiveBuffer | None = None
         self._backlog: deque[Any] | None = None
@@ -206,13 +208,16 @@ class Connection(asyncio.Protocol):
         # TLS has no half-close: its transport ends whatever is said here, and complains of a yes.
         if not self.is_admitted or self._buffer is not None or self.peer.is_tls or not self._somebody_works():
             return False
+        self._hear_no_more(ConnectionLost("closed by the peer"))
+        return True
+
+    def _hear_no_more(self, lost: ConnectionLost) -> None:
+        """Let sessions that work finish, and those that wait for the peer end: it says nothing more."""
         self._heard_eof = True
         self.table.drain()
-        lost = ConnectionLost("closed by the peer")
         for session in tuple(self._live.values()):
             if not _works(session):
                 session.lose(self, lost)
-        return True
 
     def _somebody_works(self) -> bool:
         return any(_works(session) for session in self._live.values())
@@ -351,11 +356,20 @@ class Connection(asyncio.Protocol):
         return session
 
     def _break(self, error: ProtocolError) -> None:
-        """Say the protocol's farewell and close: the bytes cannot be framed any more."""
+        """Close with the protocol's farewell: the bytes cannot be framed any more.
+
+        Work on good packets that came before may finish first, for as long as a packet may take; what comes
+        meanwhile is thrown away unread, because bytes left in the kernel would turn the close into a reset.
+        """
         answer = self.gateway.broken(self, error)
-        if answer is not None:
-            self.append(answer)
-        self.close(f"broken: {error.found}")
+        limit_s = self.gateway.limits.packet_timeout_s
+        self._broken = (self.clock() + limit_s, answer, f"broken: {error.found}")
+        self._split = _nothing_of
+        self._buffer = None
+        self.partial_since = 0.0
+        self._hear_no_more(ConnectionLost(self._broken[2]))
+        if not self._somebody_works():
+            self.close("broken")
 
     # Backpressure
 
@@ -382,8 +396,12 @@ class Connection(asyncio.Protocol):
         if backlog:
             self.now = self.clock()
             self.in_batch = True
-            while backlog and not self._reading_paused and not self.closed:
-                self._receive(backlog.popleft())
+            try:
+                while backlog and not self._reading_paused and not self.closed:
+                    self._receive(backlog.popleft())
+            except Exception as error:  # noqa: BLE001 - no transport calls this, so none would end the connection
+                self.manager.give_up(self, error)
+                return
             self.in_batch = False
             self.flush()
         if self._reading_paused:
@@ -494,6 +512,10 @@ class Connection(asyncio.Protocol):
         """Write what is in the outbox, then close; sessions that are left get ConnectionLost."""
         if self.closed:
             return
+        if self._broken is not None:
+            _, answer, cause = self._broken
+            if answer is not None:
+                self.outbox.append(answer)
         self.flush()
         self.closed = cause
         if not self.blocked_since:
@@ -520,6 +542,8 @@ class Connection(asyncio.Protocol):
             self.abort("the peer took no bytes in time")
         elif self.closed:
             return
+        elif self._broken is not None and now >= self._broken[0]:
+            self.close("broken")
         elif (
             self.partial_since
             and not self._reading_paused
@@ -542,6 +566,11 @@ class Connection(asyncio.Protocol):
         return self.gateway.session_key is None and all(
             session.task is None or session.waiter is not None for session in live.values()
         )
+
+
+def _nothing_of(data: bytes) -> tuple[tuple[()], int, int]:
+    """Take the place of a framing whose stream is broken."""
+    return (), len(data), 1
 
 
 def _works(session: Session) -> bool:

@@ -1,4 +1,4 @@
-"""Events: what happened, first; log lines, metrics and dashboard rows are views of it.
+"""Events: what happened, first; log lines and metrics are views of it.
 
 ``emit`` appends one tuple; views get batches, after the loop has written its answers. Knows no view and no protocol.
 """
@@ -138,10 +138,6 @@ class Events:
                 view(batch)
             except Exception:  # noqa: BLE001 - a full disk under one view must not stop the others, nor the sweep
                 self.view_errors += 1
-
-    def wall_time(self, at: float) -> datetime:
-        """Return a monotonic point in time as UTC."""
-        return datetime.fromtimestamp(self.unix_time(at), UTC)
 
     def unix_time(self, at: float) -> float:
         """Return a monotonic point in time as seconds since 1970."""

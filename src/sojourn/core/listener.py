@@ -123,6 +123,7 @@ class Listener:
         self._socket: socket.socket | None = None
         self._spare: int | None = None
         self._path: Path | None = None
+        self._inode = 0
         self._trusted = tuple(_network(network) for network in settings.trusted_proxies)
 
     @property
@@ -167,15 +168,14 @@ class Listener:
         if isinstance(target, Path):
             _remove_stale(target)
             sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
-            mask = os.umask(0o777 & ~int(self.settings.unix_mode, 8))
             try:
                 sock.bind(str(target))
+                self._path, self._inode = target, target.lstat().st_ino
+                # Nobody can connect before listen(); a changed umask would reach the files of other threads.
+                target.chmod(int(self.settings.unix_mode, 8))
             except OSError:
                 sock.close()
                 raise
-            finally:
-                os.umask(mask)
-            self._path = target
             return sock
         host, port = target
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
@@ -205,7 +205,9 @@ class Listener:
             os.close(self._spare)
             self._spare = None
         if self._path is not None:
-            self._path.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # it is gone, or not ours to delete any more
+                if self._path.lstat().st_ino == self._inode:
+                    self._path.unlink()
 
     # Own accept: TLS and PROXY
 
@@ -362,8 +364,9 @@ def _settle(readable: asyncio.Future[None]) -> None:
 def _remove_stale(path: Path) -> None:
     """Remove the socket that a process left behind which was killed; never another kind of file."""
     with contextlib.suppress(FileNotFoundError):
-        if stat.S_ISSOCK(path.stat().st_mode):
-            probe = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        if stat.S_ISSOCK(path.lstat().st_mode):
+            # Not blocking: a socket whose queue is full would hold us here.
+            probe = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
             try:
                 probe.connect(str(path))
             except ConnectionRefusedError:

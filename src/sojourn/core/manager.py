@@ -29,6 +29,8 @@ CONNECTION_REFUSED = EventKind("connection.refused", ("peer", "error"), level="w
 """A peer was not let in; not a byte of it was read."""
 CONNECTION_NOT_STARTED = EventKind("connection.not_started", ("peer", "error", "where"), level="error")
 """A bug of ours: a gateway's admission, codec or greeting raised what it should not; the connection was closed."""
+CONNECTION_BUG = EventKind("connection.bug", ("peer", "error", "where"), level="error")
+"""A bug of ours met outside of any packet: in a sweep, a flush or a reload; the connection was closed."""
 DRAIN_CUT_SHORT = EventKind("drain.cut_short", ("gateway", "connections", "sessions"), level="warning")
 """The drain's deadline passed; what was left was ended."""
 
@@ -73,7 +75,12 @@ class ConnectionManager:
         self._to_flush: list[Connection] = []
         self._empty = asyncio.Event()
         self._empty.set()
-        self._rate = TokenBucket(gateway.limits.accepts_per_s, gateway.limits.accepts_burst_count, clock)
+        self._rate, self._rate_limits = self._bucket()
+
+    def _bucket(self) -> tuple[TokenBucket, tuple[float, int]]:
+        """Return a full bucket by the present limits, and those limits."""
+        limits = self.gateway.limits.accepts_per_s, self.gateway.limits.accepts_burst_count
+        return TokenBucket(*limits, self.clock), limits
 
     # Admission
 
@@ -185,7 +192,10 @@ class ConnectionManager:
     def _flush(self) -> None:
         to_flush, self._to_flush = self._to_flush, []
         for connection in to_flush:
-            connection.flush()
+            try:
+                connection.flush()
+            except Exception as error:  # noqa: BLE001 - the others of this turn have something to say too
+                self.give_up(connection, error)
 
     def on_send_error(self, connection: Connection, session: Session, error: SojournError) -> None:  # noqa: ARG002
         """Count what could not be sent: the outermost hook of the send path."""
@@ -233,15 +243,33 @@ class ConnectionManager:
     def sweep(self, now: float) -> None:
         """Enforce all deadlines that have passed."""
         for connection in tuple(self.connections):
-            connection.sweep(now)
+            try:
+                connection.sweep(now)
+            except Exception as error:  # noqa: BLE001 - a gateway's bug must not stop the deadlines of the others
+                self.give_up(connection, error)
         for session in tuple(self.detached):
-            session.sweep(now)
+            try:
+                session.sweep(now)
+            except Exception as error:  # noqa: BLE001 - the same
+                self.give_up(session.connection, error)
+                self.detached.discard(session)
 
     def reload(self) -> None:
-        """Ask for each connection whether it may stay; those that may not are drained."""
+        """Put new limits in force, and ask for each connection whether it may stay; those that may not are drained."""
+        limits = self.gateway.limits
+        if (limits.accepts_per_s, limits.accepts_burst_count) != self._rate_limits:
+            self._rate, self._rate_limits = self._bucket()
         for connection in tuple(self.connections):
-            if not self.gateway.readmit(connection):
-                connection.drain()
+            try:
+                if not self.gateway.readmit(connection):
+                    connection.drain()
+            except Exception as error:  # noqa: BLE001 - whether it may stay is not known, and the others are asked too
+                self.give_up(connection, error)
+
+    def give_up(self, connection: Connection, error: Exception) -> None:
+        """Tell of a bug and end the connection that met it."""
+        self.events.emit(CONNECTION_BUG, None, str(connection.peer), type(error).__name__, raised_at(error))
+        connection.abort("internal error")
 
     async def drain(self, timeout_s: float) -> None:
         """Let sessions in flight finish for ``timeout_s`` seconds, then end them; returns when all is gone."""

@@ -43,13 +43,6 @@ class TokenBucket:
         self._tokens -= 1.0
         return True
 
-    def wait_s(self) -> float:
-        """Return the seconds until a token is there; 0.0 where there is one now. For ``Retry-After``."""
-        if not self._per_s:
-            return 0.0
-        self._refill()
-        return max(0.0, (1.0 - self._tokens) / self._per_s)
-
     def _refill(self) -> None:
         now = self._clock()
         self._tokens = min(self._burst_count, self._tokens + (now - self._stamp) * self._per_s)

@@ -5,7 +5,6 @@ Makes frozen copies when asked; costs the hot path nothing. Knows no protocol.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from operator import attrgetter
 from typing import TYPE_CHECKING
@@ -57,7 +56,6 @@ _DIRECTIONS = {
 }
 
 
-_MERMAID_ESCAPES = str.maketrans({"#": "#35;", ";": "#59;", "<": "#lt;", ">": "#gt;", "\n": " ", "\r": " "})
 
 
 class Registry:
@@ -154,28 +152,3 @@ class Registry:
             source, target = gateway.parties(session, direction)
             entries.append(TraceEntry(at - started, _DIRECTIONS[direction], source, target, name, text, size))
         return entries
-
-
-def as_mermaid(title: str, entries: list[TraceEntry]) -> str:
-    """Return a trace as a Mermaid sequence diagram: the seeds' own notation, drawn from what happened."""
-    parties = list(dict.fromkeys(party for entry in entries for party in (entry.source, entry.target)))
-    lines = ["sequenceDiagram", f"    title {_label(title)}"]
-    # A letter in front: ``end`` would end the diagram.
-    names = {party: f"p_{re.sub(r'[^A-Za-z0-9]', '_', party)}" for party in parties}
-    lines += [f"    participant {names[party]} as {_label(party)}" for party in parties]
-    last_s = 0.0
-    for entry in entries:
-        if entry.at_s - last_s >= 1.0:
-            lines.append(f"    Note over {names[parties[0]]}: {entry.at_s - last_s:.1f} s pass")
-        last_s = entry.at_s
-        text = _label(f"{entry.name} {entry.summary}".strip())
-        if entry.source == entry.target:
-            lines.append(f"    Note over {names[entry.source]}: {text}")
-        else:
-            lines.append(f"    {names[entry.source]}->>{names[entry.target]}: {text}")
-    return "\n".join(lines) + "\n"
-
-
-def _label(text: str) -> str:
-    """Return text that cannot end a Mermaid statement or be read as markup."""
-    return text.translate(_MERMAID_ESCAPES)

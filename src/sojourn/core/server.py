@@ -94,7 +94,8 @@ class Server:
         self._stop_asked = asyncio.Event()
         self._abort_asked = asyncio.Event()
         self._ticker: asyncio.Task[None] | None = None
-        self._works: list[asyncio.Task[Any]] = []
+        self._works: set[asyncio.Task[Any]] = set()
+        self._reload_asked = False
 
     def add(self, gateway: Gateway, listeners: Sequence[ListenerSettings] = ()) -> None:
         """Add a gateway and the addresses on which it listens; before ``start``."""
@@ -104,8 +105,16 @@ class Server:
     def spawn(self, work: Awaitable[Any]) -> asyncio.Task[Any]:
         """Run ``work`` in a task that lives as long as the server; cancelled and awaited at its end."""
         task = asyncio.ensure_future(work)
-        self._works.append(task)
+        self._works.add(task)
+        task.add_done_callback(self._work_ended)
         return task
+
+    def _work_ended(self, task: asyncio.Future[Any]) -> None:
+        """Forget work that has ended, and tell at once of work that failed."""
+        self._works.discard(task)  # type: ignore[arg-type]  # set.discard asks for the element's own type
+        error = None if task.cancelled() else task.exception()
+        if error is not None:
+            self.events.emit(LOOP_ERROR, None, "work of the server failed", type(error).__name__)
 
     async def start(self) -> None:
         """Open everything; the order is gateways, then listeners.
@@ -170,15 +179,20 @@ class Server:
     async def serve(self) -> None:
         """Start, run until a signal or ``ask_to_stop``, drain, stop."""
         loop = asyncio.get_running_loop()
-        await self.start()
-        settle()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self.ask_to_stop, signal.Signals(number).name)
+        # Before the start: unhandled, a reload that comes too early would kill the process.
         loop.add_signal_handler(signal.SIGHUP, self._reload_on_signal)
         try:
-            await self._stop_asked.wait()
+            await self.start()
+            for number in (signal.SIGTERM, signal.SIGINT):
+                loop.add_signal_handler(number, self.ask_to_stop, signal.Signals(number).name)
+            try:
+                settle()
+                if self._reload_asked:
+                    self._reload_on_signal()
+                await self._stop_asked.wait()
+            finally:
+                await self.stop()
         finally:
-            await self.stop()
             for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
                 loop.remove_signal_handler(number)
 
@@ -202,15 +216,22 @@ class Server:
         for listener, context in self._tls:
             try:
                 context.reload(listener.settings.tls)
+                self._warn(listener, context)
             except ConfigError as error:
                 for problem in error.problems:
                     self.events.emit(TLS_REFUSED, None, listener.address, str(problem))
-            self._warn(listener, context)
+                self._warn(listener, context)
+            except Exception as error:  # noqa: BLE001 - the new configuration is in force: its connections are asked yet
+                self.events.emit(TLS_REFUSED, None, listener.address, type(error).__name__)
         for manager in self.managers.values():
             manager.reload()
         self.events.emit(SERVER_RELOADED, None)
 
     def _reload_on_signal(self) -> None:
+        if not self.is_ready:
+            self._reload_asked = True  # the gateways are not there yet
+            return
+        self._reload_asked = False
         try:
             self.reload()
         except SojournError as error:
@@ -241,14 +262,14 @@ class Server:
         """Stop accepting, drain every gateway side by side, close all that ``start`` opened."""
         self.is_ready = False
         for listener in self.listeners:
-            await listener.close()
+            await self._closing(listener.close())
         async with asyncio.TaskGroup() as group:
             for manager in self.managers.values():
                 limit_s = manager.gateway.limits.drain_timeout_s if timeout_s is None else timeout_s
                 group.create_task(self._drain(manager, limit_s))
         for gateway in reversed(self.gateways.values()):
             if hasattr(gateway, "server"):
-                await gateway.stop()
+                await self._closing(gateway.stop())
         works = [task for task in (*self._works, self._ticker) if task is not None]
         for task in works:
             task.cancel()
@@ -258,6 +279,13 @@ class Server:
         self.events.emit(SERVER_STOPPED, None)
         self.events.flush()
 
+    async def _closing(self, work: Awaitable[None]) -> None:
+        """Await one part of the end; whatever it raises is told, and the rest is closed all the same."""
+        try:
+            await work
+        except Exception as error:  # noqa: BLE001 - told above
+            self.events.emit(LOOP_ERROR, None, "a part could not be closed", type(error).__name__)
+
     async def _drain(self, manager: ConnectionManager, timeout_s: float) -> None:
         """Drain one gateway, or end it now when a second signal comes."""
         draining = manager.loop.create_task(manager.drain(timeout_s))
@@ -265,7 +293,7 @@ class Server:
         sweeping = manager.loop.create_task(self._sweep_while_draining(manager))
         try:
             await asyncio.wait((draining, aborting), return_when=asyncio.FIRST_COMPLETED)
-            if not draining.done():
+            if not draining.done() or draining.exception() is not None:
                 draining.cancel()
                 await manager.abort()
         finally:

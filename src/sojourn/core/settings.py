@@ -145,7 +145,7 @@ class LogSettings(Settings, frozen=True):
 
 
 class RecorderSettings(Settings, frozen=True):
-    """The flight recorder: what is kept in memory about each session, for trace and the dashboard."""
+    """The flight recorder: what is kept in memory about each session, for ``sojourn trace`` and the API."""
 
     entries_per_session_count: Annotated[
         int, Meta(ge=0, le=4096, description="Last happenings kept of one session; 0 = the recorder is off.")

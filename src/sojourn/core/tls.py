@@ -237,22 +237,6 @@ def peer_names(
     return tuple(dict.fromkeys(name for name in names if name))
 
 
-def describe_peer(tls: ssl.SSLObject | ssl.SSLSocket) -> str:
-    """Return one line for the log about a finished handshake: version, cipher, resumption, certificate."""
-    cipher = tls.cipher()
-    words = [tls.version() or "no TLS", cipher[0] if cipher else "no cipher"]
-    if tls.session_reused:
-        words.append("resumed")
-    certificate = tls.getpeercert()
-    if certificate:
-        names = peer_names(certificate) or tuple(_common_names(certificate))
-        # What a certificate says may hold line ends and escapes; a log line may not.
-        words.append(f"certificate {certificate.get('serialNumber', '')} for {', '.join(map(ascii, names))}")
-    else:
-        words.append("no certificate")
-    return ", ".join(words)
-
-
 def _chain_problems(certificate_file: str, private_key_file: str) -> Iterator[tuple[str, str, str]]:
     chain, found = _read(certificate_file, x509.load_pem_x509_certificates)
     if found:

@@ -29,7 +29,7 @@ from sojourn.gateways.tacacs.config import (
     User,
 )
 from sojourn.gateways.tacacs.passwords import hash_password, new_seal_key, seal
-from sojourn.gateways.tacacs.peer import TacacsClient, client_tls_context
+from sojourn.gateways.tacacs.peer import TacacsClient
 
 HOST: Final = "127.0.0.1"
 TACACS_PORT: Final = 4949
@@ -131,7 +131,7 @@ class Site:
 
     def tls_client(self) -> TacacsClient:
         """Return the switch's side of a connection over TLS, proven by its certificate."""
-        context = client_tls_context(
+        context = client_context(
             str(self._ca_file), str(self._switch.certificate_file), str(self._switch.private_key_file)
         )
         return TacacsClient(HOST, self.tls_port, tls=context, server_name=SERVER_NAME, single_connect=True)

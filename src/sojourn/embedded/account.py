@@ -24,7 +24,6 @@ SOCKET_PATH_BYTES: Final = 107
 """sun_path of a unix socket holds 108 bytes, the last of them NUL (unix(7))."""
 
 READ: Final = 4
-WRITE: Final = 2
 SEARCH: Final = 1
 
 

@@ -81,7 +81,7 @@ class Guard:
         self.watch: dict[int, str] = {}
         self.poll_s: float | None = None
         self._watch(0, "requests")
-        self.parent_is_watched = self._watch_process(parent, "parent")
+        self._watch_process(parent, "parent")
 
     def serve(self) -> None:
         """Do what is asked until the parent says so or is gone; then end and remove everything."""

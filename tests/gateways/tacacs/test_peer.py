@@ -37,7 +37,7 @@ from sojourn.gateways.tacacs.messages import (
     ReplyFlag,
     Service,
 )
-from sojourn.gateways.tacacs.peer import TacacsClient, client_tls_context
+from sojourn.gateways.tacacs.peer import TacacsClient
 from sojourn.gateways.tacacs.wire import (
     Packet,
     TacacsFraming,
@@ -637,12 +637,13 @@ class Certificates:
         authority.cert_pem.write_to_path(self.ca_file)
         device = authority.issue_cert("router1.example.net")
         device.private_key_pem.write_to_path(self.key_file)
+        Path(self.key_file).chmod(0o600)
         for blob in device.cert_chain_pems:
             blob.write_to_path(self.certificate_file, append=True)
 
     def device(self) -> ssl.SSLContext:
         """Return the device's TLS side."""
-        return client_tls_context(self.ca_file, self.certificate_file, self.key_file)
+        return client_context(self.ca_file, self.certificate_file, self.key_file)
 
 
 @pytest.fixture

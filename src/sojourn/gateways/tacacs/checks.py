@@ -30,6 +30,7 @@ def find_problems(settings: TacacsSettings) -> Iterator[Found]:
     yield from _repeated("users", [user.name for user in settings.users])
     yield from _repeated("directories", [directory.name for directory in settings.directories])
     yield from _repeated("rules", [rule.name for rule in settings.rules])
+    yield from _listeners(settings)
     yield from _networks(settings)
     for index, device in enumerate(settings.devices):
         yield from _device(f"devices[{index}]", device, settings.min_secret_length_count)
@@ -51,6 +52,18 @@ def _repeated(table: str, names: list[str]) -> Iterator[Found]:
         if first.setdefault(name, index) != index:
             found = f"{name!r} again, as in {table}[{first[name]}]"
             yield f"{table}[{index}].name", found, "a name that is used once"
+
+
+def _listeners(settings: TacacsSettings) -> Iterator[Found]:
+    for index, listener in enumerate(settings.listeners):
+        if listener.tls is None:
+            continue
+        path = f"listeners[{index}].tls"
+        if listener.tls.min_version != "1.3":
+            yield f"{path}.min_version", repr(listener.tls.min_version), "'1.3': RFC 9887 allows nothing older"
+        if not listener.tls.client_ca_file:
+            wanted = "the certificates that sign devices: over TLS a device is known by its certificate alone"
+            yield f"{path}.client_ca_file", "none", wanted
 
 
 def _networks(settings: TacacsSettings) -> Iterator[Found]:

@@ -11,7 +11,7 @@ from typing import Final
 
 from sojourn.core.events import EventKind
 from sojourn.core.router import Router
-from sojourn.errors import SojournError
+from sojourn.errors import SojournError, WireError
 from sojourn.gateways.tacacs import mschap
 from sojourn.gateways.tacacs.login_state import ERROR, FAIL, PASS, Verdict
 from sojourn.gateways.tacacs.masking import mask_args
@@ -46,7 +46,7 @@ AUTHORIZED: Final = EventKind(
     level="info",
 )
 ACCOUNTED: Final = EventKind(
-    "tacacs.accounting", ("outcome", "user", "device", "kind", "reason"), level="info"
+    "tacacs.accounting", ("outcome", "user", "device", "rem_addr", "kind", "reason"), level="info"
 )
 
 OUTCOMES: Final = {PASS: "pass", FAIL: "fail", ERROR: "error"}
@@ -257,7 +257,12 @@ def _challenge_login(session: TacacsSession, start: AuthenStart) -> None:
             return mschap.verify_mschap_v1(data, secret)
         return mschap.verify_mschap_v2(data, user, secret)
 
-    _finish(session, start, session.config.users.check_challenge(user, explains))
+    try:
+        verdict = session.config.users.check_challenge(user, explains)
+    except WireError as error:
+        # The response is the user's: an ERROR would let anybody at a dial-in make the device give us up for dead.
+        verdict = Verdict(FAIL, str(error))
+    _finish(session, start, verdict)
 
 
 @router.on(AuthenStart)
@@ -374,6 +379,7 @@ def _accounted(session: TacacsSession, request: AcctRequest, outcome: str, reaso
         outcome,
         request.user,
         session.device.name,
+        request.rem_addr,
         _KINDS.get(request.flags, "undefined"),
         reason,
     )

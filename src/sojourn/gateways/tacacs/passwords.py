@@ -96,17 +96,6 @@ def verify_password(hashed: str, password: bytes) -> bool:
         return False
 
 
-def dummy_verify(password: bytes, like: str = DUMMY_HASH) -> bool:
-    """Do the work of a verification and answer no.
-
-    Args:
-        password: what was offered.
-        like: the hash whose cost is wanted.
-    """
-    verify_password(like, password)
-    return False
-
-
 def check_hash_format(hashed: str) -> str | None:
     """Return what is wrong with a hash, in words that do not show it, or None where it can be verified."""
     if hashed.startswith("$argon2"):

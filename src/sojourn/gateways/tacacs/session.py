@@ -34,6 +34,7 @@ from sojourn.gateways.tacacs.messages import (
 )
 from sojourn.gateways.tacacs.pairs import service_of
 from sojourn.gateways.tacacs.wire import (
+    FieldError,
     Packet,
     decode_authen_start,
     decode_author_request,
@@ -261,10 +262,11 @@ class TacacsCodec:
             body = obfuscate(packet.body, key, packet.session_id, packet.version, packet.seq_no)
             try:
                 message = self._decode_body(session, packet, body)
+            except FieldError:
+                # The lengths add up, so the key is right: the session ends, the connection goes on.
+                self._use(session, key)
+                raise
             except WireError as mismatch:
-                if self._is_only_an_arg(packet, body):
-                    self._use(session, key)
-                    raise
                 error = error or mismatch
                 continue
             self._use(session, key)
@@ -277,17 +279,6 @@ class TacacsCodec:
                 "RFC 8907 section 4.5",
             )
         raise error
-
-    @staticmethod
-    def _is_only_an_arg(packet: Packet, body: bytes) -> bool:
-        """Say whether nothing but an argument is bad: then the key is right, and the connection goes on."""
-        if packet.type == PacketType.AUTHEN:
-            return False
-        try:
-            decode_body(packet.type, packet.seq_no, body, bare_args=True, empty_args=True)
-        except WireError:
-            return False
-        return True
 
     def _use(self, session: TacacsSession, key: bytes) -> None:
         """Take ``key`` for the connection; sessions that run keep the one that they began with."""

@@ -14,8 +14,6 @@ from sojourn.gateways.tacacs.config import TimeWindow
 
 DAYS: Final = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 
-DAY_MINUTES: Final = 1_440
-
 
 def minutes_of(text: str) -> int:
     """Turn ``HH:MM`` into minutes since midnight; ``24:00`` is 1440."""

@@ -274,7 +274,7 @@ def test_a_server_that_answers_but_takes_no_rows_is_not_called_available(
     ],
 )
 def test_no_error_shows_the_password(run, address: str) -> None:
-    """The texts go to logs and to the dashboard; drivers like to quote what they could not read."""
+    """The texts go to logs; drivers like to quote what they could not read."""
 
     async def scenario() -> None:
         with pytest.raises(BackendUnavailable) as caught:

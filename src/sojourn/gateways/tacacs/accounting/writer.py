@@ -89,7 +89,7 @@ class Waiter(msgspec.Struct):
 
 
 class SinkSnapshot(NamedTuple):
-    """One sink at one moment, for metrics and dashboard.
+    """One sink at one moment, for metrics.
 
     Shape: ``health`` is ``up``, ``trial``, ``down``, ``opening`` or ``closed``; ``stored_count``,
     ``failed_count`` (records answered with an error), ``batches_count`` and ``failures_count`` (of the sink)

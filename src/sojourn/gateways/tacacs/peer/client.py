@@ -121,7 +121,7 @@ class TacacsClient:
         host: the server's address or name; over TLS also the SNI and the name its certificate must carry.
         tcp_port: usually 49 in the clear, 300 over TLS.
         key: the shared secret; None over TLS.
-        tls: a context of :func:`client_tls_context`; None for obfuscation with ``key``.
+        tls: a context of :func:`sojourn.core.tls.client_context`; None for obfuscation with ``key``.
         server_name: the certificate's name, where it is not ``host``.
         single_connect: ask the server to keep one connection open for all sessions.
         port: the line that the user is on, as every request says.

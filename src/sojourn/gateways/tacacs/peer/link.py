@@ -17,17 +17,6 @@ CLOSE_TIMEOUT_S = 1.0
 """How long a closing connection may take to send what is left and say goodbye."""
 
 
-def client_tls_context(ca_file: str, certificate_file: str, key_file: str) -> ssl.SSLContext:
-    """Make the TLS side of a device: TLS 1.3 only, the server verified, our own certificate shown.
-
-    Source: RFC 9887 section 3.
-    """
-    context = ssl.create_default_context(ssl.Purpose.SERVER_AUTH, cafile=ca_file)
-    context.minimum_version = ssl.TLSVersion.TLSv1_3
-    context.load_cert_chain(certificate_file, key_file)
-    return context
-
-
 class Link:
     """One connection to the server.
 

@@ -4,6 +4,7 @@ Pure: no sockets, no clock, no keys of its own. Import everything from here.
 """
 
 from sojourn.gateways.tacacs.wire.bodies import (
+    FieldError,
     decode_acct_reply,
     decode_acct_request,
     decode_authen_continue,
@@ -19,6 +20,7 @@ from sojourn.gateways.tacacs.wire.packets import HEADER_BYTES, Packet, TacacsFra
 
 __all__ = [
     "HEADER_BYTES",
+    "FieldError",
     "Packet",
     "TacacsFraming",
     "decode_acct_reply",
