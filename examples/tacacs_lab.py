@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import secrets
 
+from sojourn.admin.core_view import CoreView
+from sojourn.admin.rendering import trace_mermaid
 from sojourn.core.loop import run
 from sojourn.core.secret import Secret
 from sojourn.core.server import Server

@@ -12,11 +12,18 @@ import pytest
 
 from sojourn.admin.config import AdminSettings
 from sojourn.admin.view import SessionQuery
-from sojourn.app import Daemon
+from sojourn.app import Daemon, Table, tables_of
 from sojourn.config import SojournSettings
 from sojourn.core.events import Event
-from sojourn.core.server import SERVER_STARTED
-from sojourn.core.settings import ListenerSettings, LogSettings, RecorderSettings, TlsSettings
+from sojourn.core.gateway import Gateway
+from sojourn.core.server import SERVER_STARTED, Server
+from sojourn.core.settings import (
+    BreakerSettings,
+    ListenerSettings,
+    LogSettings,
+    RecorderSettings,
+    TlsSettings,
+)
 from sojourn.errors import ConfigError
 from sojourn.gateways.tacacs.config import TacacsSettings
 
@@ -70,6 +77,60 @@ def test_what_a_reload_cannot_bring_is_named(run: Run, tmp_path: Path) -> None:
 
     told = [event.values for event in run(scene()) if event.kind.name == "config.needs_restart"]
     assert told == [("recorder",), ("tacacs.listeners",)]
+
+
+def test_a_reload_that_a_gateway_cannot_bring_is_undone_everywhere(run: Run, tmp_path: Path) -> None:
+    """Half of the old configuration and half of the new one would be neither."""
+
+    class Other(Gateway):
+        name = "other"
+
+        async def start(self, server: Server) -> None:
+            await super().start(server)
+            self.config = "old"
+
+        def reload(self, config: Any) -> None:
+            self.config = config
+            if config == "new":
+                raise ZeroDivisionError
+
+    old, new = (
+        settings(tmp_path, tacacs=TacacsSettings(listeners=(ListenerSettings(),), session_timeout_s=limit_s))
+        for limit_s in (5.0, 7.0)
+    )
+    daemon = Daemon(old, lambda: new)
+    daemon.server.add(Other())
+
+    async def scene() -> None:
+        async with serving(daemon):
+            tacacs, other = daemon.server.gateways.values()
+            with pytest.MonkeyPatch.context() as patch:
+                tables = {id(old): "old", id(new): "new"}
+                patch.setattr(
+                    "sojourn.app.tables_of",
+                    lambda one: [*tables_of(one), Table("other", tables[id(one)], (), lambda _: other)],
+                )
+                with pytest.raises(ZeroDivisionError):
+                    await daemon.reload()
+            assert (tacacs.config.settings.session_timeout_s, other.config) == (5.0, "old")
+            assert tacacs.session_timeout_s == 5.0
+
+    run(scene())
+
+
+def test_the_settings_of_circuit_breakers_reach_the_circuits(run: Run, tmp_path: Path) -> None:
+    """``[breaker]``: the directories' circuits are the server's."""
+    wanted = BreakerSettings(consecutive_failures_count=1)
+    daemon = Daemon(settings(tmp_path, breaker=wanted), lambda: settings(tmp_path, breaker=wanted))
+
+    async def scene() -> None:
+        async with serving(daemon):
+            assert daemon.server.breakers.settings is wanted
+            with contextlib.suppress(OSError), daemon.server.breakers.guard("ldap://192.0.2.1"):
+                raise ConnectionRefusedError
+            assert 'sojourn_circuit_breaker_state{endpoint="ldap://192.0.2.1"} 1.0' in daemon.metrics_text()
+
+    run(scene())
 
 
 def test_a_gateway_that_is_gone_needs_a_restart(run: Run, tmp_path: Path) -> None:

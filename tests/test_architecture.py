@@ -143,7 +143,7 @@ def floors(modules: Sequence[Module]) -> Iterator[str]:
             continue
         own = unit_of(module.name)
         if not own:
-            yield f"{module.path}: stands on no floor of ARCHITECTURE"
+            yield f"{module.path}: stands on no floor"
             continue
         for line in module.imports:
             target = unit_of(line.name) if line.name.partition(".")[0] == "sojourn" else ""
@@ -267,7 +267,7 @@ def read_modules(folders: Sequence[str]) -> list[Module]:
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.__name__)
 def test_the_tree_keeps_the_rule(rule: Rule) -> None:
-    """ARCHITECTURE "Floors" and STYLE "Names", "Async", "Docstrings", as written in each rule's docstring."""
+    """docs/explanation/house-rules.md, as written in each rule's docstring."""
     findings = list(rule(read_modules(RULES[rule])))
     assert not findings, "\n".join([f"{rule.__doc__}", *findings])
 

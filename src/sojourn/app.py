@@ -33,7 +33,7 @@ ADMIN_STARTED = EventKind("admin.started", ("socket", "address"))
 LOG_NOT_REOPENED = EventKind("log.not_reopened", ("error",), level="error")
 """The log's file could not be opened again; lines go on into the old one."""
 
-_ONLY_AT_START = ("log", "admin", "recorder", "offload")
+_ONLY_AT_START = ("log", "admin", "recorder", "offload", "breaker")
 
 
 class Table(NamedTuple):
@@ -66,7 +66,12 @@ class Daemon(CoreView):
         _check_files(settings)
         self._settings = settings
         self._read_again = read_again
-        server = Server(recorder=settings.recorder, offload=settings.offload, on_reload=self._read_and_swap)
+        server = Server(
+            recorder=settings.recorder,
+            offload=settings.offload,
+            breaker=settings.breaker,
+            on_reload=self._read_and_swap,
+        )
         super().__init__(server)
         self.log = _open_log(settings.log, server.events.unix_time)
         server.events.add_view(self.log)

@@ -18,6 +18,11 @@ KEY = "k" * 32
 CONFIGURATION = f"""\
 [tacacs]
 seal_key = "${{env:SEAL_KEY}}"
+[[tacacs.listeners]]
+address = "127.0.0.1:0"
+[[tacacs.accounting.files]]
+name = "records"
+path = "records.jsonl"
 [[tacacs.devices]]
 name = "core-1"
 networks = ["192.0.2.0/24"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import socket
 import struct
@@ -29,6 +30,7 @@ from sojourn.core.connection import Connection
 from sojourn.core.router import Lane
 from sojourn.core.session import Reason
 from sojourn.core.settings import RecorderSettings
+from sojourn.core.table import Mode
 from sojourn.testing import ManualClock, drive
 
 TCP = "127.0.0.1:0"
@@ -107,6 +109,39 @@ def test_a_half_closed_peer_gets_the_answers_that_are_under_way(run):
             wire.close()
 
     run(main())
+
+
+def test_a_half_close_inside_a_packet_takes_no_answer_away(run):
+    """What was whole is answered; the rest of the packet never comes, and its deadline with it."""
+
+    async def main():
+        gate, clock = asyncio.Event(), ManualClock()
+
+        async def slow(session, ask):
+            await gate.wait()
+            session.finish(Say(ask.text))
+
+        async with running(lab(slow, keyed=True), TCP, clock=clock) as server:
+            wire = await tcp(server)
+            wire.writer.write(packet("good", session=1) + packet("never whole", session=2)[:-1])
+            wire.writer.write_eof()
+            await until(
+                lambda: server.manager.connections and only_connection(server).table.mode == Mode.DRAINING
+            )
+            clock.advance(11)
+            server.sweep()
+            gate.set()
+            assert await wire.receive(1) == "good"
+            assert await wire.rest() == b""
+            wire.close()
+
+    run(main())
+
+
+def only_connection(server):
+    """Return the only connection there is."""
+    (connection,) = server.manager.connections
+    return connection
 
 
 def test_a_half_closed_peer_gets_inline_answers_too(run):
@@ -399,7 +434,9 @@ def test_a_bug_met_in_the_backlog_ends_its_connection_and_is_told(run):
         def refuse(_connection, _packet, _why):
             raise ZeroDivisionError
 
-        gateway = lab(slow, keyed=True, inbox_limit_count=1, max_sessions_per_connection_count=1, refuse=refuse)
+        gateway = lab(
+            slow, keyed=True, inbox_limit_count=1, max_sessions_per_connection_count=1, refuse=refuse
+        )
         async with running(gateway, TCP) as server:
             wire = await tcp(server)
             wire.writer.write(packet("1", session=1) * 2 + packet("2", session=2))

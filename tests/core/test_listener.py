@@ -177,6 +177,42 @@ def test_a_unix_socket_has_its_permissions_from_the_start_and_goes_with_the_list
     run(main())
 
 
+def test_a_unix_socket_that_another_put_in_our_place_is_not_removed(run, tmp_path):
+    """The name is ours only while the file is."""
+
+    async def main():
+        path = tmp_path / "lab.sock"
+        async with running(lab(who), f"unix:{path}"):
+            path.rename(tmp_path / "moved")
+            async with running(lab(who), f"unix:{path}") as second:
+                await second.listeners[0].close()
+                path.write_text("precious")
+        assert path.read_text() == "precious"
+
+    run(main())
+
+
+def test_a_server_that_does_not_accept_does_not_hold_up_the_start_of_another(run, tmp_path):
+    """A full queue makes connect() wait; the file is in use all the same."""
+
+    async def main():
+        path = tmp_path / "lab.sock"
+        with contextlib.ExitStack() as stack:
+            deaf = stack.enter_context(socket.socket(socket.AF_UNIX))
+            deaf.bind(str(path))
+            deaf.listen(0)
+            for _ in range(3):
+                waiting = stack.enter_context(socket.socket(socket.AF_UNIX))
+                waiting.setblocking(False)
+                with contextlib.suppress(BlockingIOError):
+                    waiting.connect(str(path))
+            with pytest.raises(OSError, match="in use"):
+                async with running(lab(who), f"unix:{path}"):
+                    pass
+
+    run(main())
+
+
 def test_a_stale_unix_socket_is_replaced_a_live_one_and_a_file_are_not(run, tmp_path):
     """What a killed process left behind is no obstacle; anything else is not ours to delete."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
+import msgspec
 import pytest
 from core_lab import Say, ended, lab, memory, only, packet, running, tcp, told, turns, until
 
@@ -307,7 +308,9 @@ def test_a_bug_met_with_one_connection_stops_no_other(run, where):
 
         gateway = lab(waits, clock=clock)
         async with running(gateway, clock=clock) as server:
-            wires = {name: memory(server, peer=Peer(name, 1)) for name in ("192.0.2.1", "192.0.2.2", "192.0.2.3")}
+            wires = {
+                name: memory(server, peer=Peer(name, 1)) for name in ("192.0.2.1", "192.0.2.2", "192.0.2.3")
+            }
             for wire in wires.values():
                 assert await wire.ask("a") == "waits"
             manager = server.manager

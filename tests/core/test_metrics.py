@@ -37,6 +37,7 @@ def test_the_text_parses_and_counts_what_happened(run):
             assert found["sojourn_packets_sent_total", mine] == 2
             assert found["sojourn_events_total", (("kind", "server.started"),)] >= 1
             assert found["sojourn_events_dropped_total", ()] == 0
+            assert found["sojourn_view_errors_total", ()] == 0
             assert ("process_open_fds", ()) in found
             wire.close()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import datetime as dt
 import json
+import os
 import signal
 import socket
 import ssl
@@ -128,6 +129,73 @@ def test_work_of_the_server_ends_with_it(run):
             server.spawn(work())
             await asyncio.sleep(0)
         assert ended == ["work"]
+
+    run(main())
+
+
+def test_work_of_the_server_that_ends_is_forgotten_and_that_fails_is_told(run):
+    """At once, not at the end of the server: nobody awaits it before."""
+
+    async def main():
+        async def work(error=None):
+            if error is not None:
+                raise error
+
+        async with running(lab(shout)) as server:
+            server.spawn(work())
+            server.spawn(work(ValueError("never shown")))
+            await until(lambda: not server._works)
+            assert told(server, "server.loop_error") == [
+                {"message": "work of the server failed", "error": "ValueError"}
+            ]
+
+    run(main())
+
+
+def test_what_cannot_be_closed_does_not_keep_the_rest_open(run):
+    """A gateway and a listener that fail at the end are told; the others, the ticker and the threads end."""
+
+    async def main():
+        async def raising():
+            raise OSError("disk full")
+
+        async with running(lab(shout, stop=raising), TCP) as server:
+            await server.offload.run(int)
+            listener = server.listeners[0]
+            close, listener.close = listener.close, raising
+            await server.stop(timeout_s=0)
+            listener.close = close
+            assert (
+                told(server, "server.loop_error")
+                == [{"message": "a part could not be closed", "error": "OSError"}] * 2
+            )
+            assert server._ticker.done()
+            assert not server.offload.counters().threads
+
+    run(main())
+
+
+def test_a_reload_that_is_asked_for_too_early_comes_after_the_start(run):
+    """SIGHUP ends a process that does not handle it; service managers send it when they like."""
+
+    class Early(Lab):
+        async def start(self, server):
+            await super().start(server)
+            assert signal.getsignal(signal.SIGHUP) is not signal.SIG_DFL
+            os.kill(os.getpid(), signal.SIGHUP)
+            await until(lambda: server._reload_asked)
+            assert not reloads
+
+    reloads = []
+
+    async def main():
+        server = Server(on_reload=lambda: reloads.append(server.is_ready))
+        server.add(Early(router=lab(shout).router), [ListenerSettings(address=TCP)])
+        serving = asyncio.ensure_future(server.serve())
+        await until(lambda: reloads)
+        server.ask_to_stop()
+        await serving
+        assert reloads == [True]
 
     run(main())
 

@@ -44,7 +44,7 @@ def commands(command: Any, name: str = "sojourn") -> list[str]:
 
 
 def test_every_command_has_its_section(pages: dict[str, str]) -> None:
-    """ARCHITECTURE: each thing is declared once, and its page is made from that."""
+    """House rule: each thing is declared once, and its page is made from that."""
     for name in commands(typer.main.get_command(app)):
         assert f"## `{name}`" in pages["command-line.md"]
 

@@ -20,7 +20,7 @@ def test_the_lab_logs_in_explains_and_draws() -> None:
         "cmd=reload         FAIL ask netops",
         "deny, FAIL: rule nothing-else denies it",
         "sequenceDiagram",
-        "p_tacacs->>p_lab_1: AuthenReply GETPASS NOECHO 'Password: '",
+        "S->>P: AuthenReply GETPASS NOECHO 'Password: '",
     ):
         assert line in done.stdout
     assert "user_msg" not in done.stdout

@@ -291,16 +291,18 @@ def test_an_address_in_use_is_one_clear_line(tmp_path: Path) -> None:
 
 def test_a_missing_tls_file_starts_nothing(tmp_path: Path) -> None:
     """Check and run find the same problems."""
-    tls = f'tls = {{ certificate_file = "{tmp_path}/no.pem", private_key_file = "{tmp_path}/no.key" }}\n'
+    files = f'certificate_file = "{tmp_path}/no.pem", private_key_file = "{tmp_path}/no.key"'
+    tls = f'tls = {{ {files}, client_ca_file = "{tmp_path}/no.ca" }}\n'
     text = configuration(tmp_path).replace("[[tacacs.devices]]", f"{tls}\n[[tacacs.devices]]", 1)
     (tmp_path / "sojourn.toml").write_text(text)
     for words in (("check",), ("run", "--config", str(tmp_path / "sojourn.toml"))):
         done = sojourn(tmp_path, *words)
         assert done.returncode == 2
-        first, second, end = done.stderr.splitlines()
+        first, second, third, end = done.stderr.splitlines()
         assert "tacacs.listeners[0].tls.certificate_file: found" in first
         assert "tacacs.listeners[0].tls.private_key_file: found" in second
-        assert end == "2 problems; nothing was started."
+        assert "tacacs.listeners[0].tls.client_ca_file: found" in third
+        assert end == "3 problems; nothing was started."
 
 
 def test_a_second_daemon_is_refused(daemon: DaemonProcess) -> None:

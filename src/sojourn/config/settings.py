@@ -10,7 +10,7 @@ from typing import Annotated
 from msgspec import Meta
 
 from sojourn.admin.config import AdminSettings
-from sojourn.core.settings import LogSettings, OffloadSettings, RecorderSettings, Settings
+from sojourn.core.settings import BreakerSettings, LogSettings, OffloadSettings, RecorderSettings, Settings
 from sojourn.gateways.tacacs.config import TacacsSettings
 
 
@@ -27,4 +27,5 @@ class SojournSettings(Settings, frozen=True):
     admin: AdminSettings = AdminSettings()
     recorder: RecorderSettings = RecorderSettings()
     offload: OffloadSettings = OffloadSettings()
+    breaker: BreakerSettings = BreakerSettings()
     tacacs: TacacsSettings | None = None

@@ -63,11 +63,10 @@ def _senseless(tacacs: TacacsSettings) -> Iterator[str]:
     has_plain = any(listener.tls is None for listener in tacacs.listeners)
     has_tls = any(listener.tls is not None for listener in tacacs.listeners)
     for device in tacacs.devices if tacacs.listeners else ():
-        is_plain = has_plain and device.networks and device.secrets
-        if not is_plain and not (has_tls and device.certificate_names):
-            yield f"device {device.name} can connect to none of the listeners" + (
-                ": it has no key for those without TLS" if has_plain else ": it has no name for those with TLS"
-            )
+        if has_tls and device.certificate_names:
+            continue
+        if not (has_plain and device.networks and device.secrets):
+            yield f"device {device.name} fits no listener: TCP wants networks and secrets, TLS certificate_names"
     for directory in tacacs.directories:
         if directory.start_tls:
             continue

@@ -208,6 +208,7 @@ class Listener:
             with contextlib.suppress(OSError):  # it is gone, or not ours to delete any more
                 if self._path.lstat().st_ino == self._inode:
                     self._path.unlink()
+            self._inode = 0
 
     # Own accept: TLS and PROXY
 

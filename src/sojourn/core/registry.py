@@ -56,8 +56,6 @@ _DIRECTIONS = {
 }
 
 
-
-
 class Registry:
     """Finds, lists and closes sessions; one per server."""
 

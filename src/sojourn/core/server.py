@@ -111,7 +111,7 @@ class Server:
 
     def _work_ended(self, task: asyncio.Future[Any]) -> None:
         """Forget work that has ended, and tell at once of work that failed."""
-        self._works.discard(task)  # type: ignore[arg-type]  # set.discard asks for the element's own type
+        self._works.discard(task)
         error = None if task.cancelled() else task.exception()
         if error is not None:
             self.events.emit(LOOP_ERROR, None, "work of the server failed", type(error).__name__)

@@ -18,6 +18,7 @@ from sojourn.admin.serving import control_socket
 from sojourn.config import SojournSettings
 from sojourn.core.secret import Secret
 from sojourn.core.settings import ListenerSettings, LogSettings, TlsSettings
+from sojourn.core.tls import client_context
 from sojourn.embedded.certificates import ThrowAwayAuthority
 from sojourn.gateways.tacacs.config import (
     Accounting,

@@ -247,13 +247,12 @@ class Guard:
         for path in self.directories:
             shutil.rmtree(path, ignore_errors=True)
 
-    def _watch_process(self, pid: int, what: str) -> bool:
+    def _watch_process(self, pid: int, what: str) -> None:
         number = pidfd(pid)
         if number is None:
             self.poll_s = WITHOUT_PIDFD_POLL_S
-            return False
-        self._watch(number, what)
-        return True
+        else:
+            self._watch(number, what)
 
     def _watch(self, number: int, what: str) -> None:
         self.watch[number] = what

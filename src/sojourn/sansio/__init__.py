@@ -1,1 +1,1 @@
-"""Bytes without input and output: buffers, framing, codecs, dumps; no clock, no sockets."""
+"""Bytes without input and output: buffers, framing, codecs; no clock, no sockets."""

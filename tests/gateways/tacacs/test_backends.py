@@ -208,9 +208,9 @@ def test_more_hashes_than_fit_are_errors(lab, run, tmp_path):
     run(main())
 
 
-@pytest.mark.parametrize("name", ["ana", "nobody", "", "locked"])
-def test_every_wrong_password_costs_one_hash(lab, run, monkeypatch, name):
-    """Alike in time: a wrong password, nobody, no name and a disabled account take the same slow way."""
+@pytest.fixture
+def hashing(monkeypatch):
+    """Give the algorithm and the cost of each verification, as it is done."""
     work = []
 
     def counted(hashed, password):
@@ -218,6 +218,12 @@ def test_every_wrong_password_costs_one_hash(lab, run, monkeypatch, name):
         return verify_password(hashed, password)
 
     monkeypatch.setattr(users, "verify_password", counted)
+    return work
+
+
+@pytest.mark.parametrize("name", ["ana", "nobody", "", "locked"])
+def test_every_wrong_password_costs_one_hash(lab, run, hashing, name):
+    """Alike in time: a wrong password, nobody, no name and a disabled account take the same slow way."""
 
     async def main():
         people = (labs.user("ana"), labs.user("locked", disabled=True))
@@ -225,27 +231,20 @@ def test_every_wrong_password_costs_one_hash(lab, run, monkeypatch, name):
             assert (await wire.ask(pap(name, "wrong"))).status == AuthenStatus.FAIL
 
     run(main())
-    assert work == [labs.hashed(labs.PASSWORD).split("$")[1:4]]
+    assert hashing == [labs.hashed(labs.PASSWORD).split("$")[1:4]]
 
 
 @pytest.mark.parametrize("name", ["ana", "nobody", "ben", ""])
-def test_every_wrong_enable_password_costs_one_hash(lab, run, monkeypatch, name):
+def test_every_wrong_enable_password_costs_one_hash(lab, run, hashing, name):
     """Alike in time for ENABLE too, whether or not there is such a password."""
-    work = []
-
-    def counted(hashed, password):
-        work.append(hashed.split("$")[1:4])
-        return verify_password(hashed, password)
-
-    monkeypatch.setattr(users, "verify_password", counted)
 
     async def main():
         async with lab() as running_lab, running_lab.wire() as wire:
             assert (await wire.ask(pap(name, "wrong", service=2))).status == AuthenStatus.FAIL
 
     run(main())
-    assert len(work) == 1
-    assert work[0][:2] == labs.hashed(labs.ENABLE_PASSWORD).split("$")[1:3]
+    assert len(hashing) == 1
+    assert hashing[0][:2] == labs.hashed(labs.ENABLE_PASSWORD).split("$")[1:3]
 
 
 # Accounting

@@ -7,6 +7,7 @@ import base64
 import pytest
 
 from sojourn.core.secret import Secret
+from sojourn.core.settings import ListenerSettings, TlsSettings
 from sojourn.gateways.tacacs.config import (
     Device,
     Directory,
@@ -95,6 +96,17 @@ def test_devices_need_a_way_to_be_known_and_good_keys() -> None:
     ]  # fmt: skip
     assert "8 characters" in found[2][1]
     assert "tooshort" not in repr(found)
+
+
+def test_a_tls_listener_wants_certificates_and_nothing_older_than_tls_1_3() -> None:
+    """RFC 9887: TLS 1.3, certificates on both sides; without them every device would be refused."""
+    files = {"certificate_file": "server.pem", "private_key_file": "server.key"}
+    listeners = (
+        ListenerSettings(),
+        ListenerSettings(tls=TlsSettings(**files, client_ca_file="ca.pem")),
+        ListenerSettings(tls=TlsSettings(**files, min_version="1.2")),
+    )
+    assert places(listeners=listeners) == ["listeners[2].tls.min_version", "listeners[2].tls.client_ca_file"]
 
 
 def test_users_are_checked_for_directories_hashes_and_seals() -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import functools
 
+import msgspec
 import pytest
 import tacacs_lab as labs
 from tacacs_lab import author, command, pap, record, running, settings, start, typed
@@ -210,6 +211,30 @@ async def test_an_argument_without_a_separator_is_an_error_of_its_session_alone(
         assert (await wire.ask(record("task_id=1", "junk"), 3)).status == AcctStatus.ERROR
         assert (await wire.ask(author("service=shell", "cmd="), 4)).status == AuthorStatus.PASS_ADD
     assert len(lab.said("session.failed")) == 3
+
+
+@pytest.mark.parametrize("field", ["port", "rem_addr"])
+@pytest.mark.parametrize(
+    "message", [pap(), start(), command("show"), record()], ids=lambda m: type(m).__name__
+)
+@pytest.mark.parametrize("text", ["tty\0", "tty\n1", "ttyä"], ids=["nul", "line-end", "not-ascii"])
+def test_a_place_that_is_not_printable_is_an_error_of_its_session_alone(lab, run, message, field, text):
+    """RFC 8907 section 3.7: printable US-ASCII. The lengths add up, so the key was right and the connection stays."""
+    bad = msgspec.structs.replace(message, **{field: text})
+
+    async def main():
+        for source in (labs.DEVICE, labs.TWO_KEYS):
+            async with lab() as running_lab, running_lab.wire(source) as wire:
+                for session_id in (1, 2):
+                    reply = await wire.ask(bad, session_id, flags=Flag.SINGLE_CONNECT)
+                    wanted = {"AuthorRequest": AuthorStatus.ERROR, "AcctRequest": AcctStatus.ERROR}
+                    assert reply.status == wanted.get(type(bad).__name__, AuthenStatus.ERROR)
+                assert (await wire.ask(pap(), 3)).status == AuthenStatus.PASS
+                failed = running_lab.said("session.failed")
+                assert len(failed) == 2
+                assert "wanted printable US-ASCII (RFC 8907 sections 3.7" in failed[0]["error"]
+
+    run(main())
 
 
 @in_lab

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
+import socket
 import struct
 
 import pytest
 import tacacs_lab as labs
 from tacacs_lab import author, command, pap, record, running, settings, start, typed
 
-from sojourn.core.settings import LimitSettings
+from sojourn.core.settings import LimitSettings, ListenerSettings
+from sojourn.gateways.tacacs.config import Device
 from sojourn.gateways.tacacs.messages import (
     AcctStatus,
     AuthenStatus,
@@ -272,6 +275,37 @@ def test_another_protocol_is_closed_with_one_line(lab, run, first):
             await wire.until_closed()
             (failed,) = running_lab.said("connection.failed")
             assert "major version" in failed["error"]
+
+    run(main())
+
+
+def has_ipv6():
+    """Tell whether this machine has an IPv6 loopback."""
+    with socket.socket(socket.AF_INET6) as probe:
+        try:
+            probe.bind(("::1", 0))
+        except OSError:
+            return False
+    return True
+
+
+@pytest.mark.skipif(not has_ipv6(), reason="no IPv6 loopback on this machine")
+def test_devices_are_known_by_their_ipv6_address_too(run, tmp_path):
+    """RFC 8907 section 10.5.1: whatever family a device comes from, it is a known one or refused."""
+    devices = (Device(name="six", networks=("::1",), secrets=labs.secrets_of(labs.KEY)),)
+
+    async def main():
+        listeners = (ListenerSettings(address="[::1]:0"), ListenerSettings(address="127.0.0.1:0"))
+        config = settings(tmp_path, devices=devices, rules=())
+        async with running(config, listeners=listeners) as running_lab:
+            wire = running_lab.wire()
+            wire.reader, wire.writer = await asyncio.open_connection("::1", running_lab.ports[0])
+            assert (await wire.ask(pap())).status == AuthenStatus.PASS
+            await wire.until_closed()
+            wire.writer.close()
+            assert running_lab.said("tacacs.authentication")[0]["device"] == "six"
+            async with labs.Wire(running_lab.ports[1]) as other:
+                await other.until_closed()
 
     run(main())
 

@@ -141,6 +141,31 @@ def test_every_decision_of_a_busy_day_has_its_event(lab, run):
     run(main())
 
 
+def test_an_accounting_event_says_who_from_where(lab, run):
+    """An auditor finds the person in the log, whether or not the record was stored."""
+
+    async def main():
+        async with lab() as running_lab, running_lab.wire() as wire:
+            await wire.ask(record(), 1, flags=SINGLE)
+            await wire.ask(record(flags=6), 2)
+            stored, refused = running_lab.said("tacacs.accounting")
+            assert stored == {
+                "outcome": "success",
+                "user": "ana",
+                "device": "lab",
+                "rem_addr": "192.0.2.77",
+                "kind": "start",
+                "reason": "stored",
+            }
+            assert (refused["outcome"], refused["rem_addr"], refused["kind"]) == (
+                "error",
+                "192.0.2.77",
+                "undefined",
+            )
+
+    run(main())
+
+
 def test_the_session_of_a_decision_can_be_traced(lab, run):
     """The event names its session, and the trace shows what was asked and answered, without the password."""
 

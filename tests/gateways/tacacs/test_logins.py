@@ -223,13 +223,39 @@ def test_a_wrong_response_fails_whoever_it_is(lab, run, kind, name):
 
 @CHALLENGES
 @pytest.mark.parametrize("size", [0, 1, 17, 24, 60, 255])
-def test_a_response_of_a_wrong_length_is_rejected(lab, run, kind, size):
-    """RFC 8907 sections 5.4.2.3 to 5.4.2.5: such a body breaks the protocol; only CHAP's challenge may be long."""
-    reply, decided = one_login(lab, run, start(kind, "ana", bytes(size)))
-    if kind == AuthenType.CHAP and size >= 25:
-        assert (reply.status, len(decided)) == (AuthenStatus.FAIL, 1)
-    else:
-        assert (reply.status, len(decided)) == (AuthenStatus.ERROR, 0)
+def test_a_response_of_a_wrong_length_fails(lab, run, kind, size):
+    """RFC 8907 sections 5.4.2.3 to 5.4.2.5: a response is the user's, and must not make us look unreachable.
+
+    The key was right: the connection goes on. No password was guessed: nobody is locked out.
+    """
+
+    async def main():
+        users = (labs.user("ana"), labs.user("ben", secret=None))
+        async with lab(lockout=Lockout(failures_count=2), users=users, rules=()) as lab_, lab_.wire() as wire:
+            for number, name in enumerate(("ana", "ben", "nobody", "ana", "ana")):
+                reply = await wire.ask(start(kind, name, bytes(size)), number + 1, flags=SINGLE)
+                assert (reply.status, reply.message.server_msg) == (
+                    AuthenStatus.FAIL,
+                    "Authentication failed.",
+                )
+            reasons = [each["reason"] for each in lab_.said("tacacs.authentication")]
+            assert len(reasons) == 5
+            if kind != AuthenType.CHAP or size < 25:
+                assert set(reasons) == {reasons[0]}
+                assert f"data of {size} bytes" in reasons[0]
+                assert (await wire.ask(pap(), 9)).status == AuthenStatus.PASS
+
+    run(main())
+
+
+@CHALLENGES
+@pytest.mark.parametrize("name", ["ben", "nobody"])
+def test_a_response_fails_where_nobody_has_a_recoverable_secret(lab, run, kind, name):
+    """A FAIL as any other, for the last one who might have had a secret as well: MS-CHAP reads it as text."""
+    reply, decided = one_login(
+        lab, run, proof(kind, "wrong", name), users=(labs.user("ben", secret=None),), rules=()
+    )
+    assert (reply.status, len(decided)) == (AuthenStatus.FAIL, 1)
 
 
 @CHALLENGES
@@ -280,6 +306,16 @@ def test_enable_by_pap(lab, run, password, status):
             assert (await wire.ask(message, 2)).status == status
 
     run(main())
+
+
+@pytest.mark.parametrize("password", ["", labs.PASSWORD, labs.ENABLE_PASSWORD])
+@pytest.mark.parametrize("name", ["ben", "$enab15$"])
+def test_enable_without_an_enable_password_fails(lab, run, name, password):
+    """RFC 8907 section 5.4.2.6: whoever has none gets no level, not by the login password either."""
+    message = pap(name, password, service=Service.ENABLE, priv_lvl=1)
+    reply, decided = one_login(lab, run, message)
+    assert reply.status == AuthenStatus.FAIL
+    assert decided[0]["reason"] == ("no ENABLE password" if name == "ben" else "unknown user")
 
 
 def test_enable_above_the_users_level_fails(lab, run):
@@ -352,6 +388,14 @@ def test_a_password_that_may_not_be_changed_stays(lab, run, tmp_path, answers, n
                 assert (await wire.ask(pap())).status == AuthenStatus.PASS
 
     run(main())
+
+
+@pytest.mark.parametrize("service", [0, 1, 3, 5, 6, 7, 8, 9])
+def test_every_defined_service_logs_in(lab, run, service):
+    """RFC 8907 section 5.1: the service says what the login is for; all but ENABLE ask for the login password."""
+    for password, status in ((labs.PASSWORD, AuthenStatus.PASS), (labs.ENABLE_PASSWORD, AuthenStatus.FAIL)):
+        reply, _ = one_login(lab, run, pap(password=password, service=service))
+        assert reply.status == status
 
 
 # What is not served
@@ -466,6 +510,23 @@ def test_after_too_many_failures_the_right_password_fails_too(lab, run):
             assert running_lab.said("tacacs.authentication")[-1]["reason"] == "locked out"
             proven = await wire.ask(proof(AuthenType.CHAP), 9)
             assert proven.body == replies[0].body
+
+    run(main())
+
+
+def test_a_lock_outlives_a_reload(lab, run, tmp_path):
+    """What was guessed is the process's memory, so that a reload buys no new guesses."""
+
+    async def main():
+        lockout = Lockout(failures_count=2)
+        async with lab(lockout=lockout) as running_lab, running_lab.wire() as wire:
+            await wire.ask(pap(password="one"), 1, flags=SINGLE)
+            running_lab.reload(settings(tmp_path, lockout=lockout))
+            await wire.ask(pap(password="two"), 2)
+            running_lab.reload(settings(tmp_path, lockout=lockout))
+            assert (await wire.ask(pap(), 3)).status == AuthenStatus.FAIL
+            reasons = [each["reason"] for each in running_lab.said("tacacs.authentication")]
+            assert reasons == ["wrong password", "wrong password; locked out now", "locked out"]
 
     run(main())
 

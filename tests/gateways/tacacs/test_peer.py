@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import trustme
 
+from sojourn.core.tls import client_context
 from sojourn.errors import (
     BackendUnavailable,
     ConnectionLost,

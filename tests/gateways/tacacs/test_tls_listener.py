@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import datetime as dt
 import json
 import re
 import ssl
@@ -15,36 +14,20 @@ import msgspec
 import pytest
 import tacacs_lab as labs
 import trustme
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
 from tacacs_lab import command, pap, record, running, settings, start, typed
+from tls_files import crl_of, device_context
 
 from sojourn.core.settings import ListenerSettings, TlsSettings
 from sojourn.gateways.tacacs.config import Device
 from sojourn.gateways.tacacs.messages import AcctStatus, AuthenStatus, AuthorStatus, Flag, Version
 from sojourn.gateways.tacacs.wire import encode_body, encode_packet
 
-DAY = dt.timedelta(days=1)
 CLEAR = Flag.UNENCRYPTED
 SINGLE = Flag.SINGLE_CONNECT
 VECTORS = {
     vector["name"]: vector
     for vector in json.loads(Path(__file__).with_name("tacacs_vectors.json").read_text())["vectors"]
 }
-
-
-def crl_of(ca, *revoked):
-    """Return a revocation list of the authority in PEM."""
-    now = dt.datetime.now(dt.UTC)
-    issuer = x509.load_pem_x509_certificate(ca.cert_pem.bytes())
-    key = serialization.load_pem_private_key(ca.private_key_pem.bytes(), None)
-    builder = x509.CertificateRevocationListBuilder().issuer_name(issuer.subject)
-    builder = builder.last_update(now - DAY).next_update(now + DAY)
-    for leaf in revoked:
-        serial = x509.load_pem_x509_certificate(leaf.cert_chain_pems[0].bytes()).serial_number
-        entry = x509.RevokedCertificateBuilder().serial_number(serial).revocation_date(now - DAY).build()
-        builder = builder.add_revoked_certificate(entry)
-    return builder.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
 
 
 @pytest.fixture(scope="module")
@@ -95,17 +78,6 @@ def lab(authority, tmp_path):
     return run_lab
 
 
-def client(authority, leaf=None, *, maximum=None):
-    """Return a device's context."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    authority.ca.configure_trust(context)
-    if leaf is not None:
-        leaf.configure_cert(context)
-    if maximum is not None:
-        context.maximum_version = maximum
-    return context
-
-
 async def is_refused(running_lab, context):
     """Say whether the server ends a connection before it carries a session.
 
@@ -130,7 +102,7 @@ def test_a_device_is_known_by_the_name_in_its_certificate(lab, run, authority, l
     """RFC 9887 section 3.4.1: dNSName, with a wildcard of one label on our side, and iPAddress."""
 
     async def main():
-        context = client(authority, getattr(authority, leaf))
+        context = device_context(authority, getattr(authority, leaf))
         async with lab() as running_lab, running_lab.wire(tls=context) as wire:
             reply = await wire.ask(pap())
             assert (reply.status, reply.flags) == (AuthenStatus.PASS, CLEAR)
@@ -146,7 +118,7 @@ def test_a_certificate_of_no_device_is_refused(lab, run, authority, leaf):
 
     async def main():
         async with lab() as running_lab:
-            assert await is_refused(running_lab, client(authority, getattr(authority, leaf)))
+            assert await is_refused(running_lab, device_context(authority, getattr(authority, leaf)))
             refused = await labs.eventually(lambda: running_lab.said("connection.refused"))
             assert "found a certificate for" in refused[0]["error"]
             assert running_lab.manager.packets_in == 0
@@ -169,7 +141,7 @@ def test_a_handshake_against_the_rules_is_refused(lab, run, authority, case):
 
     async def main():
         async with lab() as running_lab:
-            context = client(authority, leaf and getattr(authority, leaf), maximum=maximum)
+            context = device_context(authority, leaf and getattr(authority, leaf), maximum=maximum)
             assert await is_refused(running_lab, context)
             (failed,) = await labs.eventually(lambda: running_lab.said("listener.handshake_failed"))
             assert why in failed["error"]
@@ -214,7 +186,10 @@ def test_a_cleared_flag_is_an_error_with_the_flag_set(lab, run, authority, messa
     """RFC 9887 section 4: the type's ERROR, with the flag set, and the end of the session."""
 
     async def main():
-        async with lab() as running_lab, running_lab.wire(tls=client(authority, authority.core)) as wire:
+        async with (
+            lab() as running_lab,
+            running_lab.wire(tls=device_context(authority, authority.core)) as wire,
+        ):
             kind = labs._TYPES[type(message)]
             body = encode_body(message)
             wire.send(encode_packet(labs.version_of(message), kind, 1, 0, 5, body, labs.KEY))
@@ -230,7 +205,10 @@ def test_after_a_cleared_flag_running_sessions_finish_and_no_other_begins(lab, r
     """RFC 9887 section 4 is silent on single connections; it is treated like a key that does not fit."""
 
     async def main():
-        async with lab() as running_lab, running_lab.wire(tls=client(authority, authority.core)) as wire:
+        async with (
+            lab() as running_lab,
+            running_lab.wire(tls=device_context(authority, authority.core)) as wire,
+        ):
             await wire.ask(start(), 1, flags=SINGLE)
             wire.send(encode_packet(Version.ONE, 1, 1, 0, 2, encode_body(pap()), labs.KEY))
             assert (await wire.receive()).status == AuthenStatus.ERROR
@@ -246,7 +224,10 @@ def test_an_unknown_type_over_tls_keeps_the_flag(lab, run, authority):
     """RFC 9887 section 4: every packet has the flag set, a bare header as well."""
 
     async def main():
-        async with lab() as running_lab, running_lab.wire(tls=client(authority, authority.core)) as wire:
+        async with (
+            lab() as running_lab,
+            running_lab.wire(tls=device_context(authority, authority.core)) as wire,
+        ):
             wire.send(wire.packet(b"?", 5, kind=9))
             assert await wire.receive() == (Version.DEFAULT, 9, 2, CLEAR, 5, b"", None)
 
@@ -257,7 +238,10 @@ def test_the_tls_vector_passes(lab, run, authority):
     """The vector tls-authen-start-pap: the body is in the clear, single connection is granted."""
 
     async def main():
-        async with lab() as running_lab, running_lab.wire(tls=client(authority, authority.core)) as wire:
+        async with (
+            lab() as running_lab,
+            running_lab.wire(tls=device_context(authority, authority.core)) as wire,
+        ):
             wire.send(bytes.fromhex(VECTORS["tls-authen-start-pap"]["packet"]))
             reply = await wire.receive()
             # Its user is not ours; what counts is that it was read.
@@ -274,7 +258,10 @@ def test_sessions_share_a_tls_connection(lab, run, authority):
     """RFC 9887 section 4 and RFC 8907 section 4.3: single connection, in any order, never obfuscated."""
 
     async def main():
-        async with lab() as running_lab, running_lab.wire(tls=client(authority, authority.core)) as wire:
+        async with (
+            lab() as running_lab,
+            running_lab.wire(tls=device_context(authority, authority.core)) as wire,
+        ):
             asked = await wire.ask(start(name=""), 1, flags=SINGLE)
             assert asked.flags == SINGLE | CLEAR
             assert (await wire.ask(pap(), 2)).flags == CLEAR
@@ -323,13 +310,13 @@ def test_a_reload_refuses_what_was_revoked_meanwhile(lab, run, authority, tmp_pa
 
     async def main():
         async with lab() as running_lab:
-            context = client(authority, authority.core)
+            context = device_context(authority, authority.core)
             async with running_lab.wire(tls=context) as wire:
                 assert (await wire.ask(pap())).status == AuthenStatus.PASS
             (tmp_path / "crl.pem").write_bytes(crl_of(authority.ca, authority.revoked, authority.core))
             running_lab.server.reload()
             assert await is_refused(running_lab, context)
-            assert not await is_refused(running_lab, client(authority, authority.edge))
+            assert not await is_refused(running_lab, device_context(authority, authority.edge))
 
     run(main())
 
@@ -341,7 +328,7 @@ def test_a_list_that_cannot_be_read_changes_nothing_at_a_reload(lab, run, author
         async with lab() as running_lab:
             (tmp_path / "crl.pem").write_text("not a list")
             running_lab.server.reload()
-            assert await is_refused(running_lab, client(authority, authority.revoked))
-            assert not await is_refused(running_lab, client(authority, authority.core))
+            assert await is_refused(running_lab, device_context(authority, authority.revoked))
+            assert not await is_refused(running_lab, device_context(authority, authority.core))
 
     run(main())

@@ -188,7 +188,7 @@ def test_a_reload_that_changes_the_user_counts_at_once():
         desk.load(*changed)
         assert desk.users.check_password_now("ana", RIGHT) is None
         check(desk, "ana", b"x")
-        desk.state.lockout.unlock("ana")
+        desk.state.lockout.record_success("ana")
         desk.load(user())
         assert desk.users.check_password_now("ana", RIGHT) is not None
 
@@ -577,10 +577,17 @@ def test_no_secret_shows_in_a_repr():
 
 
 def test_the_hot_path_stays_within_the_budget_of_a_login():
-    """A password that was verified a moment ago may cost a microsecond; the bound leaves room for load."""
+    """A password that was verified a moment ago costs little more than its digest, on any machine."""
     desk = Desk(user())
     check(desk, "ana", RIGHT)
     users = Users(desk.settings, desk.state, desk.offload, desk.directories, time.monotonic, desk.clocks.utc)
     desk.state.verified["ana"].until = time.monotonic() + 1000
-    runs = timeit.repeat(lambda: users.check_password_now("ana", RIGHT), number=20_000, repeat=7)
-    assert min(runs) / 20_000 < 3e-6
+    runs = [
+        (
+            timeit.timeit(lambda: users.check_password_now("ana", RIGHT), number=2_000),
+            timeit.timeit(lambda: desk.state.digest_of(RIGHT), number=2_000),
+        )
+        for _ in range(30)
+    ]
+    whole_s, digest_s = map(min, zip(*runs, strict=True))
+    assert whole_s < 4 * digest_s

@@ -60,7 +60,11 @@ def _listeners(settings: TacacsSettings) -> Iterator[Found]:
             continue
         path = f"listeners[{index}].tls"
         if listener.tls.min_version != "1.3":
-            yield f"{path}.min_version", repr(listener.tls.min_version), "'1.3': RFC 9887 allows nothing older"
+            yield (
+                f"{path}.min_version",
+                repr(listener.tls.min_version),
+                "'1.3': RFC 9887 allows nothing older",
+            )
         if not listener.tls.client_ca_file:
             wanted = "the certificates that sign devices: over TLS a device is known by its certificate alone"
             yield f"{path}.client_ca_file", "none", wanted

@@ -77,13 +77,6 @@ class LockoutTable:
         """Forget the user's failures; does not end a lock."""
         self._failures.pop(user, None)
 
-    def unlock(self, user: str) -> bool:
-        """End a lock and forget the failures, by an operator's word; return whether there was a lock."""
-        was_locked = self.is_locked(user)
-        self.locked_until.pop(user, None)
-        self._failures.pop(user, None)
-        return was_locked
-
     def locked(self) -> tuple[LockedUser, ...]:
         """Return every lock that has not ended, the one that ends first in front."""
         now = self._clock()
