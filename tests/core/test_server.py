@@ -175,6 +175,29 @@ def test_what_cannot_be_closed_does_not_keep_the_rest_open(run):
     run(main())
 
 
+def test_a_drain_that_fails_ends_the_connections_all_the_same(run):
+    """It is told, and what it left is ended at once."""
+
+    async def main():
+        async def raising(_timeout_s):
+            raise ZeroDivisionError
+
+        async with running(lab(shout, keyed=True), TCP) as server:
+            wire = await tcp(server)
+            assert await wire.ask("a", session=1) == "A"
+            server.manager.drain = raising
+            await server.stop()
+            assert await wire.receive() == "bye: SojournError"
+            assert await wire.rest() == b""
+            assert told(server, "server.loop_error") == [
+                {"message": "the drain failed", "error": "ZeroDivisionError"}
+            ]
+            del server.manager.drain
+            wire.close()
+
+    run(main())
+
+
 def test_a_reload_that_is_asked_for_too_early_comes_after_the_start(run):
     """SIGHUP ends a process that does not handle it; service managers send it when they like."""
 

@@ -66,11 +66,6 @@ class ServerCollector:
         yield counter
         yield CounterMetricFamily("sojourn_events_dropped", "Events that no view saw.", value=events.dropped)
         yield CounterMetricFamily(
-            "sojourn_event_view_errors",
-            "Batches of events that a view could not take.",
-            value=events.view_errors,
-        )
-        yield CounterMetricFamily(
             "sojourn_view_errors", "Batches of events that a view could not take.", value=events.view_errors
         )
         offload = self._server.offload.counters()

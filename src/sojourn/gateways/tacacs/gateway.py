@@ -91,18 +91,16 @@ class TacacsGateway(Gateway):
 
     def reload(self, config: TacacsSettings) -> None:
         """Swap the snapshot; what is remembered of passwords, lock-outs and keys goes on where it still holds."""
+        self._swap(config)
         self._settings = config
         self._apply_limits(config)
-        self._swap(config)
         self.server.spawn(self.accounting.reconfigure(config.accounting))
 
     def _swap(self, settings: TacacsSettings) -> None:
+        """Build all of the new snapshot, then put it in the place of the old one: what fails changes nothing."""
         server, previous = self.server, getattr(self, "config", None)
-        for replaced in self._directories:
-            replaced.close()
         directories = Directories(settings.directories, server.offload, server.breakers, server.clock)
-        self._directories = [directories]
-        self.config = Snapshot(
+        snapshot = Snapshot(
             settings,
             DeviceTable(settings.devices),
             KeyRing(settings, previous.keys if previous is not None else None),
@@ -114,6 +112,9 @@ class TacacsGateway(Gateway):
             {},
             {},
         )
+        replaced, self._directories, self.config = self._directories, [directories], snapshot
+        for old in replaced:
+            old.close()
         for view in self.config.keys.snapshot(server.events.unix_time(server.clock())):
             for warning in view.warnings:
                 server.events.emit(KEY_WARNING, None, view.device, view.index, warning)
