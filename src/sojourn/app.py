@@ -17,6 +17,7 @@ from sojourn.core.logs import LogView
 from sojourn.core.loop import run as run_loop
 from sojourn.core.server import Server
 from sojourn.errors import ConfigError, Problem
+from sojourn.gateways.postgres.gateway import PostgresGateway
 from sojourn.gateways.tacacs.gateway import TacacsGateway
 
 if TYPE_CHECKING:
@@ -49,6 +50,8 @@ def tables_of(settings: SojournSettings) -> Iterator[Table]:
     """Yield the table of every gateway that is configured."""
     if settings.tacacs is not None:
         yield Table(TacacsGateway.name, settings.tacacs, settings.tacacs.listeners, TacacsGateway)
+    if settings.postgres is not None:
+        yield Table(PostgresGateway.name, settings.postgres, settings.postgres.listeners, PostgresGateway)
 
 
 class Daemon(CoreView):

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import typer
 
-from sojourn.cli.options import ConfigOption, load_config
-from sojourn.cli.output import print_text
+from sojourn.cli.options import ConfigOption, PgBouncerOption, load_with_pgbouncer
+from sojourn.cli.output import print_text, print_warning
 from sojourn.config import example, reference_markdown, show
 
 app = typer.Typer(no_args_is_help=True, help="The configuration.")
@@ -18,9 +18,15 @@ def print_example() -> None:
 
 
 @app.command("show")
-def print_settings(config: ConfigOption = None) -> None:
-    """Print the settings in force: the file's, the environment's and the defaults; secrets masked."""
-    print_text(show(load_config(config)))
+def print_settings(config: ConfigOption = None, pgbouncer_ini: PgBouncerOption = None) -> None:
+    """Print the settings in force: the file's, the environment's and the defaults; secrets masked.
+
+    With --pgbouncer-ini its [postgres] is what that file means here.
+    """
+    settings, warnings = load_with_pgbouncer(config, pgbouncer_ini)
+    for sentence in warnings:
+        print_warning(sentence)
+    print_text(show(settings))
 
 
 @app.command("reference")

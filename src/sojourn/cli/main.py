@@ -5,8 +5,6 @@ Exit codes: 0 fine, 1 failed, 2 bad usage or bad configuration (all problems pri
 
 from __future__ import annotations
 
-import functools
-import os
 from typing import Annotated
 
 import typer
@@ -14,9 +12,16 @@ import typer
 from sojourn import __version__
 from sojourn.cli import config as config_commands
 from sojourn.cli import decode, probe, sessions, tacacs
-from sojourn.cli.options import ConfigOption, find_config, is_configured, load_config
+from sojourn.cli.options import (
+    ConfigOption,
+    PgBouncerOption,
+    StrictOption,
+    find_config,
+    is_configured,
+    load_with_pgbouncer,
+)
 from sojourn.cli.output import FINE, ReportingGroup, print_text, print_warning
-from sojourn.config import load
+from sojourn.config import SojournSettings
 from sojourn.config.soundness import file_problems, warnings_of
 from sojourn.core.clock import utc_now
 from sojourn.errors import ConfigError
@@ -60,30 +65,40 @@ def begin(
 @app.command()
 def run(
     config: ConfigOption = None,
+    pgbouncer_ini: PgBouncerOption = None,
+    strict: StrictOption = False,
     demo: Annotated[bool, typer.Option(help="Run on made-up devices and users instead.")] = False,
 ) -> None:
     """Run every configured gateway until SIGTERM or Ctrl-C; without any configuration, the demo."""
-    if demo or not is_configured(config):
+    if demo or not (pgbouncer_ini or is_configured(config)):
         from sojourn.demo import run_demo  # noqa: PLC0415 - the server's parts only where they are wanted
 
         run_demo()
         return
-    settings = load_config(config)
+
+    def read() -> SojournSettings:
+        return load_with_pgbouncer(config, pgbouncer_ini, is_strict=strict)[0]
+
+    settings, warnings = load_with_pgbouncer(config, pgbouncer_ini, is_strict=strict)
+    for sentence in warnings:
+        print_warning(sentence)
     from sojourn.app import run as run_server  # noqa: PLC0415 - as above
 
-    run_server(settings, functools.partial(load, find_config(config), os.environ))
+    run_server(settings, read)
 
 
 @app.command()
-def check(config: ConfigOption = None) -> None:
+def check(
+    config: ConfigOption = None, pgbouncer_ini: PgBouncerOption = None, strict: StrictOption = False
+) -> None:
     """Check the configuration and the files that it names; exit code 2 and every problem if there are any.
 
     What works today and should be mended all the same, such as a certificate that ends soon, is a warning.
     """
-    settings = load_config(config)
+    settings, warnings = load_with_pgbouncer(config, pgbouncer_ini, is_strict=strict)
     if problems := list(file_problems(settings)):
         raise ConfigError(problems)
-    for sentence in warnings_of(settings, utc_now()):
+    for sentence in (*warnings, *warnings_of(settings, utc_now())):
         print_warning(sentence)
-    found = find_config(config)
+    found = pgbouncer_ini or find_config(config)
     print_text(f"{found or 'no file, defaults and environment only'}: no problems")

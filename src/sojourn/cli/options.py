@@ -6,11 +6,14 @@ import os
 from pathlib import Path
 from typing import Annotated
 
+import msgspec
 import typer
 
 from sojourn.admin.serving import control_socket
 from sojourn.config import SojournSettings, load
 from sojourn.config.environment import PREFIX
+from sojourn.errors import ConfigError, Problem
+from sojourn.gateways.postgres import pgbouncer_ini as pgbouncer
 
 _PLACES = (Path("sojourn.toml"), Path("/etc/sojourn/sojourn.toml"))
 
@@ -23,6 +26,17 @@ ConfigOption = Annotated[
         metavar="FILE",
         help="The configuration; by default ./sojourn.toml, else /etc/sojourn/sojourn.toml.",
     ),
+]
+PgBouncerOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--pgbouncer-ini",
+        metavar="FILE",
+        help="PgBouncer's configuration, taken as [postgres]; everything else is as configured.",
+    ),
+]
+StrictOption = Annotated[
+    bool, typer.Option("--strict", help="With --pgbouncer-ini: an unknown key is a problem, not a warning.")
 ]
 SocketOption = Annotated[
     Path | None,
@@ -42,6 +56,32 @@ def find_config(given: Path | None) -> Path | None:
 def load_config(given: Path | None) -> SojournSettings:
     """Read the configuration. Raises: ConfigError with every problem."""
     return load(find_config(given), os.environ)
+
+
+def load_with_pgbouncer(
+    given: Path | None, pgbouncer_ini: Path | None, *, is_strict: bool = False
+) -> tuple[SojournSettings, list[str]]:
+    """Read the configuration and a ``pgbouncer.ini`` if there is one; return what to warn about too.
+
+    Raises: ConfigError with every problem.
+    """
+    settings = load_config(given)
+    if pgbouncer_ini is None:
+        return settings, []
+    if settings.postgres is not None:
+        wanted = "no [postgres], as --pgbouncer-ini stands for it"
+        raise ConfigError(
+            [Problem(str(find_config(given) or "environment"), 0, "postgres", "", "a table", wanted)]
+        )
+    read = pgbouncer.read(pgbouncer_ini, is_strict=is_strict)
+    log = settings.log
+    if read.log_file and not log.file:
+        log = msgspec.structs.replace(log, file=read.log_file)
+    if read.is_verbose:
+        log = msgspec.structs.replace(log, level="debug")
+    # Problems are worded as such, so an unknown key reads the same with --strict and without.
+    warnings = [*map(str, read.unknown), *map(str, read.ignored)]
+    return msgspec.structs.replace(settings, postgres=read.settings, log=log), warnings
 
 
 def is_configured(given: Path | None) -> bool:

@@ -11,6 +11,7 @@ from msgspec import Meta
 
 from sojourn.admin.config import AdminSettings
 from sojourn.core.settings import BreakerSettings, LogSettings, OffloadSettings, RecorderSettings, Settings
+from sojourn.gateways.postgres.config import PostgresSettings
 from sojourn.gateways.tacacs.config import TacacsSettings
 
 
@@ -29,3 +30,4 @@ class SojournSettings(Settings, frozen=True):
     offload: OffloadSettings = OffloadSettings()
     breaker: BreakerSettings = BreakerSettings()
     tacacs: TacacsSettings | None = None
+    postgres: PostgresSettings | None = None

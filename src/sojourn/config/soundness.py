@@ -11,6 +11,7 @@ from datetime import datetime
 from typing import Final
 from urllib.parse import urlsplit
 
+from sojourn.config import soundness_postgres
 from sojourn.config.settings import SojournSettings
 from sojourn.core import tls
 from sojourn.core.settings import ListenerSettings
@@ -24,10 +25,12 @@ _PRIV_LVLS: Final = frozenset(str(level) for level in range(16))
 
 
 def file_problems(settings: SojournSettings) -> Iterator[Problem]:
-    """Yield every problem of the TLS files of every listener."""
+    """Yield every problem of the files that the tables name: TLS of every listener, user lists and rules."""
     for table, listener in _listeners(settings):
         for key, found, wanted in tls.file_problems(listener.tls) if listener.tls is not None else ():
             yield Problem("configuration", 0, f"{table}.tls", key, found, wanted)
+    if settings.postgres is not None:
+        yield from soundness_postgres.file_problems(settings.postgres)
 
 
 def warnings_of(settings: SojournSettings, now: datetime) -> list[str]:
@@ -50,6 +53,9 @@ def warnings_of(settings: SojournSettings, now: datetime) -> list[str]:
             for warning in view.warnings
         ]
         sentences += [f"tacacs: {sentence}" for sentence in _senseless(settings.tacacs)]
+    if settings.postgres is not None:
+        found = soundness_postgres.warnings_of(settings.postgres, now)
+        sentences += [f"postgres: {sentence}" for sentence in found]
     return sentences
 
 

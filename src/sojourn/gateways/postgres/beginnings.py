@@ -1,0 +1,84 @@
+"""The beginning of a transaction: as long as nothing was read or written in it, it can begin again elsewhere.
+
+BEGIN, SET LOCAL and SET TRANSACTION are kept until the first statement with data is answered; a server that is lost
+before that costs the client nothing but time. With ``is_deferring_begin`` BEGIN is answered here and no server is
+taken before there is work for it. Source: postgres-proxy.md sections 6.6 (deferred BEGIN) and 6.8.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from sojourn.gateways.postgres import wire
+from sojourn.gateways.postgres.messages import Frontend
+from sojourn.gateways.postgres.replies import DROP, Expect
+
+if TYPE_CHECKING:
+    from sojourn.gateways.postgres.client_session import ClientSession
+
+_IDLE, _IN_TRANSACTION = 73, 84
+_BEGINNING, _DEFERRED, _HOLDS_BEGINNING = 32, 128, 64
+_PLAIN_BEGIN = re.compile(
+    rb"\s*(?:begin(?:\s+(?:work|transaction))?|start\s+transaction)\b[\w\s,]*;?\s*\Z", re.IGNORECASE
+)
+_PLAIN_END = re.compile(
+    rb"\s*(commit|end|rollback|abort)(?:\s+(?:work|transaction))?\s*;?\s*\Z", re.IGNORECASE
+)
+_ONLY_SETS = re.compile(rb"\s*set\s+(?:local|transaction)\b[^;]*;?\s*\Z", re.IGNORECASE)
+_READ_ONLY = re.compile(rb"\bread\s+only\b", re.IGNORECASE)
+
+
+def is_read_only(prefix: list[bytes] | None) -> bool:
+    """Say whether the statements that began a transaction made it READ ONLY."""
+    return any(_READ_ONLY.search(one) for one in prefix or ())
+
+
+def opens(client: ClientSession, message: bytes, text: bytes) -> None:
+    """Take note of a BEGIN that goes to the server."""
+    server = client.server
+    if client.status == _IDLE and server is not None and not server.fifo and _PLAIN_BEGIN.match(text):
+        client.prefix = [message]
+        client.busy |= _BEGINNING
+        client.holds |= _HOLDS_BEGINNING
+
+
+def goes_on(client: ClientSession, message: bytes, text: bytes) -> None:
+    """Take note of a statement that comes before any with data, or of the first with data."""
+    if client.prefix is not None and client.status == _IN_TRANSACTION and _ONLY_SETS.match(text):
+        client.prefix.append(message)
+    else:
+        client.has_data = True
+
+
+def answers(client: ClientSession, text: bytes) -> bool:
+    """Answer a BEGIN, or the end of one that no server has seen; False: it is the server's."""
+    if client.server is not None or not client.config.is_deferring_begin:
+        return False
+    if client.busy & _DEFERRED:
+        end = _PLAIN_END.match(text)
+        if end is None:
+            return False
+        client.busy &= ~_DEFERRED
+        client.prefix = None
+        client.status = _IDLE
+        tag = b"COMMIT" if end[1].lower() in (b"commit", b"end") else b"ROLLBACK"
+    elif client.status == _IDLE and not client.is_batch_open and _PLAIN_BEGIN.match(text):
+        client.busy |= _DEFERRED
+        client.prefix = [wire.query(text)]
+        client.status = _IN_TRANSACTION
+        tag = b"BEGIN" if text.lstrip()[:1].lower() == b"b" else b"START TRANSACTION"
+    else:
+        return False
+    client.write(wire.command_complete(tag) + wire.ready_for_query(client.status))
+    return True
+
+
+def deferred(client: ClientSession) -> list[tuple[bytes, Expect]]:
+    """Return the beginning that was answered before, for the server that the transaction now has."""
+    client.busy = client.busy & ~_DEFERRED | _BEGINNING
+    client.holds |= _HOLDS_BEGINNING
+    client.has_data = True
+    return [
+        (message, Expect(Frontend.QUERY, DROP, text=message[5:-1])) for message in client.prefix or ()
+    ]

@@ -1,0 +1,473 @@
+"""ClientSession: one client's login, whichever server answers it at the moment.
+
+Theory of operation. Each chunk of the client is looked at once. If it is one whole request that hides no state, it is
+written to a server as the same bytes object and waits in the server's queue. Everything else (parts of messages,
+named statements that the server lacks, COPY, statements that change the session) goes through ``request_walk``. The
+flags in ``busy`` send the next chunk there; the flags in ``holds`` make the next ReadyForQuery come to ``settle``,
+which decides whether the server is given back. Its task exists only during login. The socket stays open whatever
+happens to servers: ``recovery`` decides what a client is told. Source: postgres-proxy.md sections 6.2 to 6.6.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from time import monotonic
+from typing import TYPE_CHECKING, Any
+
+from sojourn.core.recorder import Direction
+from sojourn.core.session import Reason, Session
+from sojourn.gateways.postgres import recovery, request_walk, wire
+from sojourn.gateways.postgres.messages import Frontend, Refusal
+from sojourn.gateways.postgres.replies import Entry, Expect, Hidden
+from sojourn.gateways.postgres.reported import EMPTY_REPORT, Reported
+from sojourn.gateways.postgres.scan import EXTENDED_NAMED, EXTENDED_UNNAMED, SIMPLE, bound_statement, classify
+from sojourn.gateways.postgres.session_state import SessionState
+from sojourn.gateways.postgres.vector import EMPTY, Vector
+
+if TYPE_CHECKING:
+    from sojourn.gateways.postgres.pool import Pool
+    from sojourn.gateways.postgres.routing import LsnFloor
+    from sojourn.gateways.postgres.server_session import ServerSession
+    from sojourn.gateways.postgres.statements import Statement
+
+IDLE_STATUS = 73
+IN_TRANSACTION = 84
+FAILED_TRANSACTION = 69
+
+
+class ClientState:
+    """Where a client stands."""
+
+    STARTUP = "startup"
+    READY = "ready"
+    WAITING = "waiting"
+    QUERY = "query"
+    CLOSING = "closing"
+
+
+class Busy:
+    """Why the next chunk of a client needs the long way: bits."""
+
+    WAITING = 1
+    """For a server; input is kept."""
+    INPUT = 2
+    """A message has come in part."""
+    TRACKED = 4
+    """A request is followed message by message."""
+    LOST = 8
+    """The server died in a transaction; nothing but ROLLBACK helps."""
+    COPYING = 16
+    """The server takes COPY data."""
+    BEGINNING = 32
+    """A transaction has only begun: what was sent can be sent again elsewhere."""
+    ROUTED = 64
+    """Statements are looked at for where they may go."""
+    DEFERRED = 128
+    """BEGIN was answered by us and no server knows of it yet."""
+    CLOSING = 256
+
+
+class Holds:
+    """Why a server may not be given back without a closer look: bits."""
+
+    SESSION = 1
+    PINNED = 2
+    INPUT = 4
+    TRACKED = 8
+    COPYING = 16
+    UNSETTLED = 32
+    """A statement of this request changed the session."""
+    BEGINNING = 64
+
+
+class ClientSession(Session, eq=False):
+    """One client that is logged in.
+
+    Life: made with its connection; logged in by ``login``; ended by Terminate, loss of the client, an operator or a
+    limit, never by the loss of a server. Always true: ``vector`` is what the client's settings are outside of a
+    transaction; ``prepared`` what it may bind by name; ``status`` the last transaction status that it was told.
+    """
+
+    server: ServerSession | None = None
+    pool: Pool = None  # type: ignore[assignment]  # set by login, before anything is relayed
+    busy: int = 0
+    holds: int = 0
+    status: int = IDLE_STATUS
+    vector: Vector = EMPTY
+    reported: Reported = EMPTY_REPORT
+    holding: SessionState = None  # type: ignore[assignment]  # set by login
+    prepared: dict[bytes, Statement] | None = None
+    unnamed: bytes | None = None
+    write: Callable[[bytes], None] = None  # type: ignore[assignment]  # set by login
+    log_wants: Callable[[float, bool], bool] = None  # type: ignore[assignment]  # set by login
+    partial: bytes = b""
+    skip: int = 0
+    discards: bool = False
+    skips_to_sync: bool = False
+    is_batch_open: bool = False
+    kept: list[bytes] | None = None
+    request: list[bytes] | None = None
+    portals: dict[bytes, Statement] | None = None
+    prefix: list[bytes] | None = None
+    route: int = 0
+    waits_since: float = 0.0
+    wait_s: float = 0.0
+    pid: int = 0
+    secret: bytes = b""
+    user: str = ""
+    database: str = ""
+    lost_text: bytes = b""
+    lost_told: Refusal | None = None
+    lost_status: int = 0
+    armed: Any = None
+    needs_restore: bool = False
+    is_route_forced: bool = False
+    minor: int = 0
+    login_waiter: asyncio.Future[None] | None = None
+    has_data: bool = False
+    floor: LsnFloor | None = None
+    has_left: bool = False
+    seen: float = 0.0
+    application: str = ""
+
+    # What the loop calls
+
+    def data_received(self, data: bytes) -> None:
+        """Send the client's bytes on their way."""
+        if self.busy:
+            request_walk.take(self, data)
+            return
+        code = classify(data)
+        server = self.server
+        if code == SIMPLE:
+            self.unnamed = None
+        elif code == EXTENDED_NAMED:
+            statement = None if self.prepared is None else self.prepared.get(bound_statement(data))
+            if statement is None:
+                request_walk.take(self, data)
+                return
+            if server is None:
+                server = self.pool.take(self)
+                if server is None:
+                    self.wait(data)
+                    return
+            if server.prepared.get(bound_statement(data)) is not statement:
+                request_walk.take(self, data)
+                return
+        elif code == EXTENDED_UNNAMED:
+            if data[0] == Frontend.PARSE:
+                self.unnamed = data
+                if server is None:
+                    server = self.pool.take(self)
+                    if server is None:
+                        self.wait(data)
+                        return
+                server.unnamed = data
+            elif server is None or self.unnamed is None or server.unnamed is not self.unnamed:
+                request_walk.take(self, data)
+                return
+        else:
+            request_walk.take(self, data)
+            return
+        if server is None:
+            server = self.pool.take(self)
+            if server is None:
+                self.wait(data)
+                return
+        fifo = server.fifo
+        if not fifo:
+            server.began = monotonic()
+            server.sent = 0
+        server.bytes_in += len(data)
+        fifo.append(data)
+        server.write(data)
+
+    def eof_received(self) -> bool:
+        """End with the client: it can take no answer that it does not wait for."""
+        return False
+
+    def connection_lost(self, error: Exception | None) -> None:
+        """Give back or close the server, then let the core know."""
+        self.leave()
+        self.connection.connection_lost(error)
+
+    def pause_writing(self) -> None:
+        """The client takes no more: neither does its server send more."""
+        connection = self.connection
+        connection.writable = False
+        connection.blocked_since = connection.clock()
+        if self.server is not None:
+            self.server.pause_reading()
+
+    def resume_writing(self) -> None:
+        """Go on."""
+        connection = self.connection
+        connection.writable = True
+        if not connection.closed:
+            connection.blocked_since = 0.0
+        if self.server is not None:
+            self.server.resume_reading()
+
+    def pause_reading(self) -> None:
+        """Stop reading from the client: somebody behind us takes no more."""
+        if not self.connection.closed:
+            self.connection.transport.pause_reading()
+
+    def resume_reading(self) -> None:
+        """Read on from the client."""
+        if not self.connection.closed:
+            self.connection.transport.resume_reading()
+
+    # Servers
+
+    def wait(self, data: bytes) -> None:
+        """Keep ``data`` until the pool has a server, which it was asked for."""
+        self.busy |= Busy.WAITING
+        self.state = ClientState.WAITING
+        if self.kept is None:
+            self.kept = []
+        self.kept.append(data)
+        if not self.waits_since:
+            self.waits_since = monotonic()
+        if sum(map(len, self.kept)) > self.gateway.limits.write_high_water_bytes:
+            self.pause_reading()
+
+    def attached(self, server: ServerSession) -> None:
+        """Go on with a server that the pool found and fitted."""
+        if self.waits_since:
+            self.wait_s += monotonic() - self.waits_since
+            self.waits_since = 0.0
+        self.busy &= ~Busy.WAITING
+        self.state = ClientState.READY
+        if server.reported is not self.reported and self.login_waiter is None:
+            news = server.reported.news_for(self.reported)
+            self.reported = server.reported
+            if news:
+                self.write(news)
+        if self.server is not server:
+            return  # it was lost meanwhile
+        if self.needs_restore:
+            recovery.restore(self, server)
+            return
+        if self.login_waiter is not None:
+            if not self.login_waiter.done():
+                self.login_waiter.set_result(None)
+            return
+        kept, self.kept = self.kept, None
+        self.resume_reading()
+        for index, data in enumerate(kept or ()):
+            if self.busy & Busy.WAITING or self.ended:
+                if self.kept is not None:
+                    self.kept += (kept or [])[index:]
+                return
+            self.data_received(data)
+
+    def settle(self, status: int) -> None:
+        """Decide after a ReadyForQuery whether the server can be given back."""
+        server = self.server
+        if server is None:
+            return
+        if self.holds & Holds.UNSETTLED:
+            self._settle_state(server, status)
+            if self.server is None:
+                return
+        if self.busy & Busy.BEGINNING and (self.has_data or status != IN_TRANSACTION):
+            self.end_beginning()
+        if status == IDLE_STATUS:
+            self.busy &= ~Busy.COPYING
+            self.holds &= ~Holds.COPYING
+            if self.portals:
+                self.portals = None
+        elif self.pool.mode == "statement" and not server.fifo:
+            self.refuse(
+                Refusal("0A000", "transaction blocks are not allowed in statement pooling", severity="FATAL")
+            )
+            return
+        if server.fifo:
+            return
+        if not self.is_batch_open:
+            self.busy &= ~Busy.TRACKED
+            self.holds &= ~Holds.TRACKED
+            self.request = None
+        if status != IDLE_STATUS or self.is_batch_open:
+            return
+        if not self.holds:
+            self.detach(server)
+        elif server.vector is not self.vector:
+            self.pool.fit(server, self)
+
+    def _settle_state(self, server: ServerSession, status: int) -> None:
+        """Let what this request changed count: settings, pins, doubts."""
+        holding = self.holding
+        holding.ready(status)
+        if status != IDLE_STATUS:
+            server.vector = holding.current_vector
+            return
+        self.holds &= ~Holds.UNSETTLED
+        self.vector = holding.vector
+        server.vector = holding.server_vector
+        holding.corrected()  # what differs is sent before anything else, here or by the next pool.take
+        if holding.needs_snapshot and not server.fifo:
+            recovery.take_snapshot(self, server)
+            return
+        self.show_pins()
+
+    def show_pins(self) -> None:
+        """Keep the server while the session holds what lives there only."""
+        if self.holding.pins:
+            self.holds |= Holds.PINNED
+        else:
+            self.holds &= ~Holds.PINNED
+
+    def detach(self, server: ServerSession) -> None:
+        """Give the server back; nothing is expected of it any more."""
+        self.server = None
+        server.client = None
+        server.state = "idle"
+        server.used = monotonic()
+        if server.is_paused:
+            server.resume_reading()
+        self.pool.give_back(server)
+
+    def server_lost(self, server: ServerSession, entries: tuple[Entry, ...], cause: str) -> None:
+        """Take note that the server is gone; what the client is told is decided by the retry table."""
+        if self.server is server:
+            self.server = None
+            recovery.server_lost(self, server, entries, cause)
+
+    # What the walk of replies tells
+
+    @property
+    def follows_tags(self) -> bool:
+        """Say whether every command's tag matters: the session was changed in this transaction, or holds cursors."""
+        return bool(self.holds & (Holds.UNSETTLED | Holds.PINNED))
+
+    def completed(self, chunk: bytes, tag: bytes) -> None:
+        """Take the tag of a plain request's command."""
+        if chunk[0] == Frontend.QUERY:
+            text = chunk[5:-1]
+        elif chunk[0] == Frontend.PARSE:
+            text = chunk[6 : chunk.index(0, 6)]
+        else:
+            statement = (self.prepared or {}).get(bound_statement(chunk))
+            text = b"" if statement is None else statement.text
+        self._note(tag, text)
+
+    def completed_one(self, expect: Expect, tag: bytes) -> None:
+        """Take the tag of a command in a request that is followed."""
+        if expect.kind == Frontend.QUERY:
+            text = request_walk.next_statement(expect)
+        elif expect.statement is not None:
+            text = expect.statement.text
+        else:
+            text = expect.text
+        if self.holds & Holds.UNSETTLED or request_walk.may_change_session(tag, text):
+            self._note(tag, text)
+
+    def _note(self, tag: bytes, text: bytes) -> None:
+        self.holding.completed(tag, text)
+        self.holds |= Holds.UNSETTLED
+        if tag in (b"DEALLOCATE", b"DEALLOCATE ALL", b"DISCARD ALL"):
+            request_walk.forget_prepared(self, tag, text)
+
+    def parameter_reported(self, name: str, value: str) -> None:
+        """Take a parameter that the server reported during a request of this client."""
+        if name == "application_name":
+            self.application = value
+        self.holding.reported(name, value)
+        if self.holding.needs_snapshot:
+            self.holds |= Holds.UNSETTLED
+
+    def learn_statement(self, name: bytes, statement: Statement) -> None:
+        """Register a name now that the server has parsed it."""
+        if self.prepared is None:
+            self.prepared = {}
+        self.prepared[name] = statement
+
+    def forget_statement(self, name: bytes) -> None:
+        """Forget a name that was closed."""
+        if self.prepared:
+            self.prepared.pop(name, None)
+
+    def expect_execute(self, chunk: bytes) -> Expect:
+        """Return what is left to expect of a plain extended request whose Sync was swallowed by COPY."""
+        return Expect(
+            Frontend.EXECUTE, text=chunk[6 : chunk.index(0, 6)] if chunk[0] == Frontend.PARSE else b""
+        )
+
+    def copy_begins(self) -> None:
+        """COPY FROM STDIN: the client's next messages are data."""
+        self.busy |= Busy.COPYING | Busy.TRACKED
+        self.holds |= Holds.COPYING | Holds.TRACKED
+
+    def repeats(self, server: ServerSession, head: Entry, fields: dict[str, str]) -> bool:
+        """Take an error that a repeat can mend; True: the client sees nothing of it."""
+        return recovery.repeats(self, server, head, fields)
+
+    def failed(self, head: Entry, fields: dict[str, str]) -> None:
+        """Take an error of the client's statement: for the session's state, the log and the trace."""
+        if self.holds & Holds.UNSETTLED:
+            self.holding.failed()
+        self.gateway.statement_failed(self, head, fields)  # type: ignore[attr-defined]  # our gateway
+
+    def answered(self, head: Entry, took_s: float) -> None:
+        """A request was answered: the log may want it."""
+        if self.log_wants(took_s, False):  # noqa: FBT003 - the short way calls it so too
+            self.log(head, took_s, "")
+
+    def log(self, head: Entry, took_s: float, sqlstate: str) -> None:
+        """Write a slow, failed or sampled statement into the log and the flight recorder."""
+        self.gateway.log_statement(self, head, took_s, sqlstate)  # type: ignore[attr-defined]  # our gateway
+
+    # The beginning of a transaction
+
+    def end_beginning(self) -> None:
+        """From here on the transaction cannot be begun again elsewhere."""
+        self.busy &= ~Busy.BEGINNING
+        self.holds &= ~Holds.BEGINNING
+        self.prefix = None
+        self.has_data = False
+
+    # Ending
+
+    def refuse(self, refusal: Refusal) -> None:
+        """Tell the client why, and close it."""
+        if not self.ended:
+            self.fail(refusal)
+
+    def leave(self) -> None:
+        """Let go of the server: at once where it is idle, else by closing it, so that nothing of ours stays."""
+        if self.busy & Busy.WAITING:
+            self.pool.forget_waiting(self)
+        self.busy = Busy.CLOSING
+        server, self.server = self.server, None
+        if server is None:
+            return
+        server.client = None
+        if server.fifo or server.status != IDLE_STATUS or self.skip or self.is_batch_open:
+            server.abort("its client went away in the midst of a request")
+        else:
+            self.pool.clean(server, is_dirty=bool(self.holds & (Holds.SESSION | Holds.PINNED)))
+
+    def terminate(self) -> None:
+        """The client said goodbye."""
+        self.leave()
+        self.finish(reason=Reason.FINISHED)
+
+    def trace_state(self, text: str) -> None:
+        """Write a change of state into the flight recorder."""
+        self.note(text, direction=Direction.STATE)
+
+
+def idle_error(refusal: Refusal, status: int) -> bytes:
+    """Return an error as the answer to one request, with its ReadyForQuery."""
+    return (
+        wire.error_response(
+            refusal.sqlstate, refusal.message, severity="ERROR", detail=refusal.detail, hint=refusal.hint
+        )
+        + wire.ready_for_query(status)
+    )
+
+
+__all__ = ["Busy", "ClientSession", "ClientState", "Hidden", "Holds", "idle_error"]

@@ -1,0 +1,233 @@
+"""ClusterRoom: one cluster as the pools see it: its state machine, its monitor, its TLS, and who must be told.
+
+Translates between what connections report and what ``failover`` decides. Knows neither SQL nor wire.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from sojourn.gateways.postgres import dial, failover, nodes
+from sojourn.gateways.postgres.failover import ClusterState
+from sojourn.gateways.postgres.messages import SQLSTATE, Refusal
+from sojourn.gateways.postgres.monitor import Monitor
+from sojourn.gateways.postgres.nodes import Node
+from sojourn.gateways.postgres.patroni import Patroni
+from sojourn.gateways.postgres.replies import Hidden
+from sojourn.gateways.postgres.routing import ReplicaChooser
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from sojourn.gateways.postgres.client_session import ClientSession
+    from sojourn.gateways.postgres.config import Cluster, PostgresSettings
+    from sojourn.gateways.postgres.gateway import PostgresGateway
+    from sojourn.gateways.postgres.monitor import Probe
+    from sojourn.gateways.postgres.pool import Pool
+    from sojourn.gateways.postgres.server_session import ServerSession
+
+_SHUTDOWNS = frozenset({SQLSTATE.ADMIN_SHUTDOWN, SQLSTATE.CRASH_SHUTDOWN, SQLSTATE.CANNOT_CONNECT_NOW})
+
+
+class ClusterRoom:
+    """One cluster, its pools and its monitor.
+
+    Life: made with the gateway, its task runs as long. Always true: ``writable`` is the only source of where new
+    transactions go; pools are told of every change before anybody is served.
+    """
+
+    def __init__(self, gateway: PostgresGateway, settings: Cluster, whole: PostgresSettings) -> None:
+        self.gateway = gateway
+        self.settings = settings
+        self.name = settings.name
+        self.tls = dial.server_tls(settings.tls)
+        self.is_tls_required = settings.tls is not None and settings.tls.mode not in ("disable", "prefer")
+        members = tuple(Node(node.name, node.address) for node in settings.nodes)
+        self.state = ClusterState(settings.name, members, whole.failover)
+        self.pools: list[Pool] = []
+        self.given_up_why = ""
+        self.chooser = ReplicaChooser(
+            whole.routing.balance, whole.routing.max_lag_s, whole.routing.max_lag_bytes
+        )
+        patroni = (
+            Patroni(settings.patroni_urls, timeout_s=whole.failover.poll_timeout_s)
+            if settings.patroni_urls
+            else None
+        )
+        self.monitor = Monitor(
+            self.state,
+            self._probe,
+            poll_interval_s=whole.failover.poll_interval_s,
+            patroni=patroni,
+        )
+        self.state.on_primary.append(self._on_primary)
+        self.state.on_lost.append(self._on_lost)
+        self.state.on_given_up.append(self._on_given_up)
+        self.state.on_state.append(self._on_state)
+        self._is_monitored = bool(settings.monitor_user)
+
+    def start(self) -> None:
+        """Begin to look at the nodes; a cluster that nobody may look at is taken as configured."""
+        if self._is_monitored:
+            self.gateway.server.spawn(self.monitor.run())
+        else:
+            self.state.assume(self.state.nodes[0])
+
+    # What the pools ask
+
+    def writable(self) -> Node | None:
+        """Return the node for new transactions, None while there is none."""
+        return self.state.writable()
+
+    @property
+    def is_given_up(self) -> bool:
+        """Say whether waiting for a primary was given up."""
+        return self.state.state == failover.GIVEN_UP
+
+    def is_usable(self, node: Node) -> bool:
+        """Say whether a new connection to ``node`` may be used."""
+        return node is self.state.writable() or node in self.state.readable()
+
+    def replica_for(self, client: ClientSession) -> Node | None:
+        """Return the replica that is best for a client's reads, None for the primary."""
+        return self.chooser.choose(self.readable(), client.floor)
+
+    def readable(self) -> list[Node]:
+        """Return the replicas that may serve reads."""
+        return self.state.readable()
+
+    # What the pools tell
+
+    def server_lost(self, server: ServerSession) -> None:
+        """Take note of a connection that ended."""
+        if server.state != "closed":
+            return
+        fatal = server.fatal
+        if fatal is not None:
+            if fatal.get("C") in _SHUTDOWNS:
+                self.monitor.poll_soon(server.node)
+        elif not server.closing:
+            self.state.suspect(server.node, "a connection broke")
+        if self.state.state == failover.DRAINING:
+            self._settle()
+
+    def connect_failed(self, node: Node, error: BaseException) -> None:
+        """Take note that nobody could connect to a node."""
+        if isinstance(error, OSError | TimeoutError):
+            self.state.suspect(node, f"connecting failed: {type(error).__name__}")
+        else:
+            self.monitor.poll_soon(node)
+
+    def answered(self, node: Node) -> None:
+        """Take note that a connection to a node is ready."""
+        self.state.answered(node)
+        if self.state.state == failover.DRAINING:
+            self._settle()
+
+    def role_reported(self, node: Node, *, is_standby: bool) -> None:
+        """Take note of what a connection reports of its server's role: a reason to ask at once."""
+        if is_standby == (node is self.state.primary):
+            self.monitor.poll_soon(node)
+
+    def _settle(self) -> None:
+        """End an incident when nobody waits and nothing of another primary is left."""
+        primary = self.state.primary
+        for pool in self.pools:
+            if any(True for _ in pool.waiting()):
+                return
+            if any(
+                server.node is not primary and server.node.state != nodes.REPLICA for server in pool.servers()
+            ):
+                return
+        self.state.settled()
+
+    # What the state machine tells
+
+    def _on_primary(self, node: Node) -> None:
+        self.given_up_why = ""
+        for pool in tuple(self.pools):
+            pool.primary_changed()
+        self.gateway.primary_known(self, node)
+
+    def _on_lost(self, node: Node, why: str) -> None:
+        for pool in tuple(self.pools):
+            pool.node_lost(node, why)
+
+    def _on_given_up(self, why: str) -> None:
+        self.given_up_why = why
+        for pool in tuple(self.pools):
+            pool.give_up(why)
+
+    def _on_state(self, old: str, new: str, why: str) -> None:
+        if new in (failover.SUSPECT, failover.BUFFERING):
+            for pool in tuple(self.pools):
+                pool.primary_changed()
+        self.gateway.cluster_moved(self, old, new, why)
+
+    # The monitor's connections
+
+    async def _probe(self, node: Node) -> Probe:
+        """Connect to a node for questions."""
+        return await self.probe(node)
+
+    async def probe(self, node: Node) -> NodeProbe:
+        """Connect to a node as the monitoring role.
+
+        Raises: OSError or SojournError.
+        """
+        probe = NodeProbe(self, node)
+        await probe.open()
+        return probe
+
+    def connect(self) -> Callable[[Node], Awaitable[Probe]]:
+        """Return what the monitor's functions take to connect."""
+        return self._probe
+
+
+class NodeProbe:
+    """One connection to a node for questions of our own.
+
+    Life: opened by the room, closed by who asked; ends by itself with the node.
+    """
+
+    def __init__(self, room: ClusterRoom, node: Node) -> None:
+        self._room = room
+        self._node = node
+        self._server: ServerSession | None = None
+        self._is_wanted = True
+
+    async def open(self) -> None:
+        """Connect and log in.
+
+        Raises: OSError or SojournError.
+        """
+        pool = self._room.gateway.monitor_pool(self._room, on_lost=self._lost)
+        place = pool.place(self._node)
+        self._server = await pool.connect(place)
+
+    async def query(self, sql: str) -> list[list[bytes | None]]:
+        """Ask and return the rows of the only result.
+
+        Raises: Refusal with the server's SQLSTATE, or BackendUnavailable if it is gone.
+        """
+        server = self._server
+        assert server is not None  # noqa: S101 - opened before
+        answered: asyncio.Future[Hidden] = asyncio.get_running_loop().create_future()
+        server.run(sql.encode(), Hidden(lambda one: answered.done() or answered.set_result(one)))
+        hidden = await answered
+        if hidden.error is not None:
+            if hidden.error.get("S") == "FATAL":
+                raise ConnectionError(hidden.error.get("M", ""))
+            raise Refusal(hidden.error.get("C", ""), hidden.error.get("M", ""))
+        return hidden.results[0] if hidden.results else []
+
+    def close(self) -> None:
+        """End the connection."""
+        self._is_wanted = False
+        if self._server is not None:
+            self._server.close("not needed any more")
+
+    def _lost(self) -> None:
+        if self._is_wanted:
+            self._room.monitor.lost(self._node)

@@ -1,0 +1,100 @@
+"""What became of a COMMIT whose answer was lost: the questions around ``outcome``'s judgement.
+
+Armed by a hidden probe in the same write as COMMIT; asked at the new primary after the loss, while the client waits.
+Source: postgres-proxy.md section 3.3 point 3.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from sojourn.errors import SojournError
+from sojourn.gateways.postgres import lost_transaction, outcome, recovery, wire
+from sojourn.gateways.postgres.outcome import ABORTED, COMMITTED, IN_PROGRESS, OUTCOME_PROBE_SQL, ArmedCommit
+from sojourn.gateways.postgres.replies import Hidden
+from sojourn.gateways.postgres.retry import Action, Loss, resolved
+
+if TYPE_CHECKING:
+    from sojourn.gateways.postgres.client_session import ClientSession
+    from sojourn.gateways.postgres.clusters import ClusterRoom
+    from sojourn.gateways.postgres.nodes import Node
+
+_IDLE = 73
+_WAITING = 1
+_LOOK_S = 0.02
+"""Time between two looks whether a new primary is known, or whether it has decided."""
+
+
+def probe(client: ClientSession) -> tuple[bytes, Hidden]:
+    """Return the question that arms a COMMIT, to be sent right before it."""
+    client.armed = None
+
+    def armed(hidden: Hidden) -> None:
+        if hidden.error is None and hidden.results:
+            client.armed = outcome.armed_commit(hidden.results[0])
+
+    return wire.query(OUTCOME_PROBE_SQL), Hidden(armed)
+
+
+def resolve_soon(client: ClientSession, loss: Loss, owed: int) -> None:
+    """Find out what became of the transaction, then answer; the client's further input waits."""
+    client.busy |= _WAITING
+    client.kept = client.kept or []
+    client.gateway.server.spawn(_resolve(client, loss, owed))
+
+
+async def _resolve(client: ClientSession, loss: Loss, owed: int) -> None:
+    armed, client.armed = client.armed, None
+    answer = await _outcome(client.pool.room, armed, client.config.failover.buffering_timeout_s)
+    if client.ended:
+        return
+    decision = resolved(loss, {COMMITTED: True, ABORTED: False}.get(answer))
+    client.gateway.count_loss(decision.situation)  # type: ignore[attr-defined]  # our gateway
+    client.note(f"{decision.situation}: {decision.reason}")
+    client.busy &= ~_WAITING
+    kept, client.kept = client.kept, None
+    if decision.action == Action.ANSWER_COMMIT:
+        lost_transaction.committed(client)
+        recovery.forget_request(client)
+        client.write(wire.command_complete(b"COMMIT") + wire.ready_for_query(_IDLE))
+        recovery.rebuild(client)
+    else:
+        recovery.fail(client, decision, owed)
+    client.resume_reading()
+    for data in kept or ():
+        client.data_received(data)
+
+
+async def _outcome(room: ClusterRoom, armed: ArmedCommit, limit_s: float) -> str:
+    """Ask the primary of the moment until it has decided, for so long at most."""
+    try:
+        async with asyncio.timeout(limit_s):
+            while True:
+                node = room.writable()
+                if node is not None:
+                    answer = await _ask(room, node, armed)
+                    if answer != IN_PROGRESS:
+                        return answer
+                await asyncio.sleep(_LOOK_S)
+    except (TimeoutError, OSError, SojournError):
+        return outcome.UNKNOWN
+
+
+async def _ask(room: ClusterRoom, node: Node, armed: ArmedCommit) -> str:
+    connection = await room.probe(node)
+    try:
+        try:
+            rows = await connection.query(outcome.outcome_sql(armed.xid)) if armed.xid else []
+        except SojournError:
+            rows = []
+        switch_lsn = outcome.promoted_position(node, armed.timeline)
+        if node.timeline != armed.timeline:
+            try:
+                history = await connection.query(outcome.history_sql(node.timeline))
+                switch_lsn = outcome.switch_position((history[0][0] or b"").decode(), armed.timeline) or switch_lsn
+            except SojournError:
+                pass  # it takes rights that the role may not have; the lower bound may do
+        return outcome.decide(rows, armed=armed, new_timeline=node.timeline, switch_lsn=switch_lsn)
+    finally:
+        connection.close()

@@ -1,0 +1,539 @@
+"""The PostgreSQL gateway: puts clusters, pools, logins and the console together for the core.
+
+Boring on purpose: what is relayed is decided in ``client_session`` and ``server_session``, where it goes in
+``routing`` and ``failover``, what becomes of a loss in ``retry``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from time import monotonic
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import ssl
+
+from sojourn.core.events import EventKind
+from sojourn.core.gateway import Gateway
+from sojourn.core.recorder import Direction
+from sojourn.core.session import Session, in_words, raised_at
+from sojourn.core.table import Mode
+from sojourn.core.tls import ReloadableContext
+from sojourn.errors import BackendUnavailable, LimitExceeded, ProtocolError
+from sojourn.gateways.postgres import cancel, dial, login, wire
+from sojourn.gateways.postgres.auth import Credentials
+from sojourn.gateways.postgres.client_session import ClientSession, ClientState
+from sojourn.gateways.postgres.clusters import ClusterRoom
+from sojourn.gateways.postgres.hba import HbaRules
+from sojourn.gateways.postgres.messages import SQLSTATE, Refusal
+from sojourn.gateways.postgres.pool import Pool
+from sojourn.gateways.postgres.query_log import QueryLog
+from sojourn.gateways.postgres.recovery import text_of
+from sojourn.gateways.postgres.reported import Reported
+from sojourn.gateways.postgres.secret_source import SecretSource
+from sojourn.gateways.postgres.statements import StatementTable
+from sojourn.gateways.postgres.stream import NoFraming, router
+from sojourn.gateways.postgres.userlist import parse_userlist
+
+if TYPE_CHECKING:
+    from sojourn.core.connection import Connection
+    from sojourn.core.secret import Secret
+    from sojourn.core.server import Server
+    from sojourn.gateways.postgres.config import Database, PostgresSettings
+    from sojourn.gateways.postgres.nodes import Node
+    from sojourn.gateways.postgres.replies import Entry
+    from sojourn.gateways.postgres.retry import Decision
+    from sojourn.gateways.postgres.server_session import ServerSession
+
+CLUSTER_MOVED = EventKind("postgres.cluster", ("cluster", "old", "new", "why"), level="warning")
+"""A cluster's incident machine moved: normal, suspect, buffering, switching, draining, given up."""
+SERVER_OPENED = EventKind("postgres.server_opened", ("pool", "node", "pid"), level="debug")
+SERVER_CLOSED = EventKind("postgres.server_closed", ("pool", "node", "pid", "why"))
+"""A connection to a server ended; the reason says whether we wanted it."""
+SERVER_FAILED = EventKind("postgres.server_failed", ("pool", "node", "error", "where"), level="error")
+"""What a server sent could not be taken: it broke the protocol, or we have a bug; its connection was closed."""
+CONNECT_FAILED = EventKind("postgres.connect_failed", ("pool", "node", "error"), level="warning")
+LOGIN_FAILED = EventKind("postgres.login_failed", ("user", "database", "peer", "reason"), level="warning")
+SESSION_MOVED = EventKind("postgres.session_lost_server", ("situation", "reason", "about"), level="warning")
+"""A client's server is gone; the situation is the row of the retry table that decided."""
+
+SWEEP_S = 0.5
+_WAITING = 1
+_IDLE = 73
+
+
+class PostgresGateway(Gateway):
+    """A PostgreSQL proxy: pooling, and failover that clients do not notice.
+
+    Args:
+        settings: ``[postgres]``, without problems.
+    """
+
+    name: ClassVar[str] = "postgres"
+    router = router
+    framing = NoFraming()
+    session_class = ClientSession
+    first_mode = Mode.SINGLE
+    config: PostgresSettings
+
+    def __init__(self, settings: PostgresSettings, *, worker_index: int = 0) -> None:
+        self.settings = self.config = settings
+        self.limits = settings.limits
+        self.statements = StatementTable()
+        self.cancel_keys = cancel.CancelKeys(worker_index)
+        self.losses: Counter[str] = Counter()
+        self.pools: dict[tuple[str, str], Pool] = {}
+        self.rooms: dict[str, ClusterRoom] = {}
+        self.disabled: set[str] = set()
+        self.channel_binding = b""
+        self._numbers = itertools.count(1)
+        self._by_pid: dict[int, ServerSession] = {}
+        self._monitor_lost: dict[Pool, Callable[[], None]] = {}
+        self._tls: ReloadableContext | None = None
+        self._known: dict[str, Secret] = {}
+        self._hba: HbaRules | None = None
+        self._secrets: dict[str, SecretSource] = {}
+
+    # Life
+
+    async def start(self, server: Server) -> None:
+        """Read the files, make the clusters and begin to look at their nodes."""
+        await super().start(server)
+        self.loop = asyncio.get_running_loop()
+        self.query_log = QueryLog(self.settings.query_log, server.clock)
+        self._read_files(self.settings)
+        for cluster in self.settings.clusters:
+            self.rooms[cluster.name] = ClusterRoom(self, cluster, self.settings)
+        for room in self.rooms.values():
+            room.start()
+        server.spawn(self._sweep())
+
+    async def stop(self) -> None:
+        """Close every server connection."""
+        for pool in tuple(self.all_pools()):
+            for server in pool.servers():
+                server.close("the gateway stops")
+
+    def reload(self, config: PostgresSettings) -> None:
+        """Swap the settings: clients that are there keep theirs, pools take the new sizes and timeouts."""
+        self._read_files(config)
+        self.settings = self.config = config
+        self.limits = config.limits
+        self.query_log.configure(config.query_log)
+        for pool in self.pools.values():
+            pool.reload(config)
+
+    def _read_files(self, settings: PostgresSettings) -> None:
+        """Read users, rules and certificates; what fails changes nothing."""
+        known = {user.name: user.password for user in settings.users if user.password is not None}
+        auth = settings.auth
+        listed: Mapping[str, Secret] = {}
+        if auth.userlist_file:
+            listed = parse_userlist(Path(auth.userlist_file).read_text(encoding="utf-8"), auth.userlist_file)
+        hba = None
+        if auth.hba_file:
+            hba = HbaRules.parse(Path(auth.hba_file).read_text(encoding="utf-8"), auth.hba_file)
+        tls = None
+        if settings.tls is not None and settings.tls.mode != "disable":
+            tls = ReloadableContext(settings.tls, file="configuration", table="postgres.tls")
+            pem = Path(settings.tls.certificate_file).read_text(encoding="ascii")
+            self.channel_binding = dial.end_point(ssl.PEM_cert_to_DER_cert(_first_certificate(pem)))
+        self._known = {**listed, **known}
+        self._hba, self._tls = hba, tls
+        self._secrets = {}
+
+    async def _sweep(self) -> None:
+        """Enforce the deadlines of pools and clients, twice a second."""
+        while True:
+            await asyncio.sleep(SWEEP_S)
+            now = monotonic()
+            for pool in tuple(self.pools.values()):
+                pool.sweep(now)
+            self._sweep_clients(now)
+
+    def _sweep_clients(self, now: float) -> None:
+        timeouts = self.settings.timeouts
+        if not (
+            timeouts.query_timeout_s or timeouts.idle_in_transaction_timeout_s or timeouts.transaction_timeout_s
+        ):
+            return
+        for pool in tuple(self.pools.values()):
+            for server in pool.servers():
+                client = server.client
+                if client is None:
+                    continue
+                refusal = self._overdue(server, now)
+                if refusal is not None:
+                    client.refuse(refusal)
+
+    def _overdue(self, server: ServerSession, now: float) -> Refusal | None:
+        timeouts = self.settings.timeouts
+        if server.fifo and timeouts.query_timeout_s and now - server.began > timeouts.query_timeout_s:
+            return Refusal(SQLSTATE.QUERY_CANCELED, f"query_timeout of {timeouts.query_timeout_s:g} s")
+        if server.status == _IDLE:
+            return None
+        idle_s = timeouts.idle_in_transaction_timeout_s
+        if not server.fifo and idle_s and now - server.began > idle_s:
+            return Refusal(
+                SQLSTATE.IDLE_IN_TRANSACTION_SESSION_TIMEOUT, f"idle in transaction for more than {idle_s:g} s"
+            )
+        limit_s = timeouts.transaction_timeout_s
+        if limit_s and now - server.attached > limit_s:
+            return Refusal(SQLSTATE.TRANSACTION_TIMEOUT, f"transaction_timeout of {limit_s:g} s")
+        return None
+
+    # Connections of clients
+
+    def connected(self, connection: Connection) -> None:
+        """Open the session and let it log in."""
+        session = connection.new_session()
+        assert isinstance(session, ClientSession)  # noqa: S101 - session_class
+        session.state = ClientState.STARTUP
+        talk = login.ClientTalk(connection, limit_bytes=self.settings.startup_packet_bytes)
+        connection.transport.set_protocol(talk)
+        session.run(login.log_in(session, talk), ends=False)
+
+    def disconnected(self, connection: Connection) -> None:
+        """Let go of what the client had."""
+        for session in tuple(connection.table.live.values()):
+            if isinstance(session, ClientSession):
+                self.client_left(session)
+
+    def client_left(self, session: ClientSession) -> None:
+        """Forget a client, once."""
+        if session.pool is not None and not session.has_left:
+            session.has_left = True
+            session.leave()
+            session.pool.clients -= 1
+            self.cancel_keys.take(session)
+
+    def farewell(self, session: Session, error: BaseException) -> Any:
+        """Tell a client why it is closed: its refusal, or in general words what was wrong."""
+        if isinstance(error, Refusal):
+            return wire.error_response(
+                error.sqlstate, error.message, severity="FATAL", detail=error.detail, hint=error.hint
+            )
+        if isinstance(error, LimitExceeded):
+            return wire.error_response(SQLSTATE.PROGRAM_LIMIT, "a limit is exceeded", severity="FATAL")
+        if isinstance(error, ProtocolError):
+            return wire.error_response(SQLSTATE.PROTOCOL_VIOLATION, "protocol violation", severity="FATAL")
+        if isinstance(error, BackendUnavailable):
+            return wire.error_response(
+                SQLSTATE.CANNOT_CONNECT_NOW, "the database server is not available", severity="FATAL"
+            )
+        return wire.error_response(
+            SQLSTATE.ADMIN_SHUTDOWN, "terminating connection due to administrator command", severity="FATAL"
+        )
+
+    @property
+    def tls_mode(self) -> str:
+        """Return what is asked of clients: disable, allow, require or verify-full."""
+        return self.settings.tls.mode if self.settings.tls is not None else "disable"
+
+    def tls_context(self) -> ssl.SSLContext | None:
+        """Return the context for the next client, None where there is no TLS."""
+        if self._tls is None:
+            return None
+        context = self._tls.current()
+        if self.tls_mode != "verify-full" and context.verify_mode == ssl.CERT_REQUIRED:
+            context.verify_mode = ssl.CERT_OPTIONAL
+        return context
+
+    # Who may log in
+
+    def method_for(self, talk: login.ClientTalk, user: str, database: str) -> tuple[str, str]:
+        """Return the authentication method for a client and its rule's certificate map; no method: no rule."""
+        method = self.settings.auth.method
+        if method != "hba":
+            return method, ""
+        assert self._hba is not None  # noqa: S101 - the settings were checked
+        rule = self._hba.find(
+            talk.is_tls, talk.address == "unix", talk.address, database, user
+        )
+        return ("", "") if rule is None else (rule.method, rule.map_name)
+
+    def certificate_rule(self, map_name: str) -> Callable[[str, str], bool] | None:
+        """Return which certificate names may be which user; None: the name must be the user's."""
+        del map_name  # maps need a file that the settings do not have yet
+        return None
+
+    def secrets_for(self, database: str) -> SecretSource:
+        """Return where the secrets of users of ``database`` are found."""
+        auth = self.settings.auth
+        where = auth.query_database or database if auth.query else ""
+        source = self._secrets.get(where)
+        if source is None:
+
+            async def run(sql: str, user: str) -> list[list[bytes | None]]:
+                return await self._auth_query(where, sql, user)
+
+            source = self._secrets[where] = SecretSource(
+                self._known, query=auth.query, run=run if auth.query else None, cache_s=auth.query_cache_s
+            )
+        return source
+
+    async def _auth_query(self, database: str, sql: str, user: str) -> list[list[bytes | None]]:
+        """Run auth_query as its user, with the name as a parameter.
+
+        Raises: BackendUnavailable.
+        """
+        entry = self.find_database(database)
+        if entry is None:
+            return []
+        auth_user = self.settings.auth.query_user
+        pool = self.pool_for(entry, database, auth_user, Credentials.of(auth_user, self._known.get(auth_user)))
+        node = pool.room.writable()
+        if node is None:
+            raise BackendUnavailable(pool.room.name, 0.0, "no primary is known")
+        try:
+            server = await pool.connect(pool.place(node))
+        except (*dial.FAILURES, Refusal) as error:
+            raise BackendUnavailable(node.name, 0.0, type(error).__name__) from error
+        try:
+            return await server.ask(sql.encode(), user.encode())
+        finally:
+            server.close("auth_query is answered")
+
+    # Pools
+
+    def find_database(self, name: str) -> Database | None:
+        """Return the entry for a database that a client names: its own, or that for all others."""
+        fallback = None
+        for database in self.settings.databases:
+            if database.name == name:
+                return database
+            if database.name == "*":
+                fallback = database
+        return fallback
+
+    def pool_for(self, database: Database, name: str, user: str, credentials: Credentials) -> Pool:
+        """Return the pool of a database and user; the newest login's credentials are used for new servers."""
+        if name in self.disabled:
+            raise Refusal(SQLSTATE.CANNOT_CONNECT_NOW, f'database "{name}" is disabled')
+        pool = self.pools.get((name, user))
+        if pool is None:
+            known = next((one for one in self.settings.users if one.name == user), None)
+            mode = (known.pool_mode if known else "") or database.pool_mode or self.settings.pool.mode
+            room = self.rooms[database.cluster]
+            server_user = database.user or user
+            pool = Pool(
+                self,
+                room,
+                database,
+                name=name,
+                user=user,
+                server_user=server_user,
+                mode=mode,
+                credentials=credentials,
+            )
+            self.pools[name, user] = pool
+            room.pools.append(pool)
+        if database.password is not None or database.user:
+            secret = database.password or self._known.get(pool.server_user)
+            pool.credentials = Credentials.of(pool.server_user, secret)
+        elif not credentials.is_empty:
+            pool.credentials = credentials
+        return pool
+
+    def monitor_pool(self, room: ClusterRoom, on_lost: Callable[[], None]) -> Pool:
+        """Return a pool of its own for a connection of the monitoring role."""
+        from sojourn.gateways.postgres.config import Database  # noqa: PLC0415
+
+        settings = room.settings
+        pool = Pool(
+            self,
+            room,
+            Database(name=settings.monitor_database, cluster=room.name),
+            name=settings.monitor_database,
+            user=settings.monitor_user,
+            server_user=settings.monitor_user,
+            mode="session",
+            credentials=Credentials.of(settings.monitor_user, settings.monitor_password),
+        )
+        pool.on_lost = on_lost
+        return pool
+
+    def all_pools(self) -> Iterable[Pool]:
+        """Yield the pools of clients."""
+        return self.pools.values()
+
+    def sizes(self, database: Database, user: str) -> tuple[int, int, int]:
+        """Return size, reserve and minimum of a pool; several workers share them."""
+        settings = self.settings.pool
+        known = next((one for one in self.settings.users if one.name == user), None)
+        size = (known.pool_size_count if known else 0) or database.pool_size_count or settings.size_count
+        reserve = database.reserve_pool_size_count or settings.reserve_size_count
+        minimum = database.min_pool_size_count or settings.min_size_count
+        workers = self.settings.workers_count
+        return max(1, size // workers), -(-reserve // workers), min(-(-minimum // workers), size)
+
+    def has_room_for(self, pool: Pool) -> bool:
+        """Say whether the limits of database and user allow one more server."""
+        settings = self.settings.pool
+        limit = pool.database.max_connections_count or settings.max_database_connections_count
+        if limit and self._count(lambda one: one.database is pool.database) >= limit:
+            return False
+        known = next((one for one in self.settings.users if one.name == pool.user), None)
+        limit = (known.max_connections_count if known else 0) or settings.max_user_connections_count
+        return not (limit and self._count(lambda one: one.user == pool.user) >= limit)
+
+    def _count(self, chooses: Callable[[Pool], bool]) -> int:
+        return sum(
+            len(place.servers) + place.connecting
+            for pool in self.pools.values()
+            if chooses(pool)
+            for place in pool.places.values()
+        )
+
+    async def welcome(self, pool: Pool) -> Reported:
+        """Return what servers of a pool report, opening the first one if need be.
+
+        Raises: Refusal, TimeoutError.
+        """
+        return await pool.first_report()
+
+    def reported_as(self, reported: Reported, values: Mapping[str, str]) -> Reported:
+        """Return what a client was told at its login."""
+        return reported if dict(reported.values) == dict(values) else Reported.of(values)
+
+    def is_routed(self, pool: Pool) -> bool:
+        """Say whether every statement of a pool's clients has to be looked at."""
+        settings = self.settings
+        known = next((one for one in settings.users if one.name == pool.user), None)
+        return (
+            settings.routing.default != "primary"
+            or bool(known and known.route not in ("", "primary"))
+            or settings.failover.arms_commit_outcome
+        )
+
+    # What servers and clients tell
+
+    def next_server_number(self) -> int:
+        """Return the number of a new server connection."""
+        return next(self._numbers)
+
+    def server_opened(self, server: ServerSession) -> None:
+        """Take note of a new server connection."""
+        self._by_pid[server.pid] = server
+        self.server.events.emit(SERVER_OPENED, None, server.pool.name, server.node.name, server.pid)
+        server.pool.room.answered(server.node)
+
+    def server_closed(self, server: ServerSession, cause: str) -> None:
+        """Take note of the end of a server connection."""
+        if self._by_pid.get(server.pid) is server:
+            del self._by_pid[server.pid]
+        self.server.events.emit(SERVER_CLOSED, None, server.pool.name, server.node.name, server.pid, cause)
+
+    def server_failed(self, server: ServerSession, error: Exception) -> None:
+        """Tell of an answer that could not be taken: garbage, or a bug of ours."""
+        text = in_words(error)
+        self.server.events.emit(SERVER_FAILED, None, server.pool.name, server.node.name, text, raised_at(error))
+
+    def public_pid(self, pid: int) -> int:
+        """Return the PID that clients know for a backend's own."""
+        server = self._by_pid.get(pid)
+        return server.last_pid or pid if server is not None else pid
+
+    def connect_failed(self, pool: Pool, node: Node, error: BaseException) -> None:
+        """Tell that a connection could not be opened."""
+        text = str(error) if isinstance(error, (Refusal, BackendUnavailable)) else type(error).__name__
+        self.server.events.emit(CONNECT_FAILED, None, pool.name, node.name, text)
+
+    def login_failed(self, user: str, database: str, peer: str, reason: str) -> None:
+        """Tell that a client was not let in."""
+        self.server.events.emit(LOGIN_FAILED, None, user, database, peer, reason)
+
+    def cluster_moved(self, room: ClusterRoom, old: str, new: str, why: str) -> None:
+        """Tell of a step of an incident."""
+        self.server.events.emit(CLUSTER_MOVED, None, room.name, old, new, why)
+
+    def primary_known(self, room: ClusterRoom, node: Node) -> None:
+        """Take note of the primary; pools have been told."""
+
+    def count_loss(self, situation: str) -> None:
+        """Count what was decided about a client whose server was lost."""
+        self.losses[situation] += 1
+
+    def told_loss(self, client: ClientSession, decision: Decision) -> None:
+        """Tell what was decided, one line per client and loss."""
+        self.server.events.emit(SESSION_MOVED, client, decision.situation, decision.reason, client.about)
+
+    def statement_failed(self, client: ClientSession, head: Entry, fields: Mapping[str, str]) -> None:
+        """Take note of a statement's error: for the log and the trace."""
+        client.note(f"error {fields.get('C', '')}", direction=Direction.ERROR)
+        if self.query_log.wants(0.0, True):  # noqa: FBT003 - as on the hot path
+            self.log_statement(client, head, 0.0, fields.get("C", ""))
+
+    def log_statement(self, client: ClientSession, head: Entry, took_s: float, sqlstate: str) -> None:
+        """Write a statement that is slow, failed or sampled into the log."""
+        if isinstance(head, bytes):
+            text = text_of(client, head)
+        else:
+            statement = getattr(head, "statement", None)
+            text = statement.text if statement is not None else getattr(head, "text", b"")
+        server = client.server
+        self.query_log.finished(
+            session_id=client.id,
+            database=client.database,
+            user=client.user,
+            node=server.node.name if server is not None else "",
+            statement=text,
+            duration_s=took_s,
+            wait_s=client.wait_s,
+            tag="",
+            sqlstate=sqlstate,
+            transferred_bytes=0,
+        )
+
+    async def cancel(self, pid: int, key: bytes) -> None:
+        """Carry out a cancel request, here or at the worker that gave the key."""
+        client = self.cancel_keys.find(pid, key)
+        if client is not None:
+            await cancel.cancel(client, timeout_s=self.settings.timeouts.cancel_wait_timeout_s)
+
+    # What the operator sees
+
+    async def serve_console(self, session: ClientSession, talk: login.ClientTalk, user: str) -> None:
+        """Serve the admin console to a client that named its database."""
+        raise Refusal(SQLSTATE.FEATURE_NOT_SUPPORTED, "the console is not there yet")
+
+    def parties(self, session: Session, direction: int) -> tuple[str, str]:
+        """Return from whom to whom an entry goes."""
+        theirs = session.about or str(session.connection.peer)
+        return {Direction.IN: (theirs, self.name), Direction.OUT: (self.name, theirs)}.get(
+            direction, (self.name, self.name)
+        )
+
+    def counters(self) -> Iterable[tuple[str, dict[str, str], float]]:
+        """Yield figures of pools, clusters and losses."""
+        for (database, user), pool in self.pools.items():
+            labels = {"database": database, "user": user}
+            servers = list(pool.servers())
+            yield "sojourn_postgres_clients", labels, pool.clients
+            yield "sojourn_postgres_clients_waiting", labels, sum(1 for _ in pool.waiting())
+            yield "sojourn_postgres_servers", labels, len(servers)
+            yield "sojourn_postgres_servers_busy", labels, pool.busy_count
+            yield (
+                "sojourn_postgres_transactions_total",
+                labels,
+                pool.closed_transactions + sum(one.transactions for one in servers),
+            )
+            yield "sojourn_postgres_queries_total", labels, pool.closed_queries + sum(one.queries for one in servers)
+        for room in self.rooms.values():
+            for node in room.state.nodes:
+                labels = {"cluster": room.name, "node": node.name}
+                yield "sojourn_postgres_node_is_primary", labels, float(node is room.writable())
+                yield "sojourn_postgres_node_lag_bytes", labels, node.lag_bytes
+            yield "sojourn_postgres_incidents_total", {"cluster": room.name}, room.state.incidents_count
+        for situation, count in self.losses.items():
+            yield "sojourn_postgres_losses_total", {"situation": situation}, count
+
+
+def _first_certificate(pem: str) -> str:
+    """Return the first certificate of a chain: ours."""
+    begin, end = "-----BEGIN CERTIFICATE-----", "-----END CERTIFICATE-----"
+    start = pem.index(begin)
+    return pem[start : pem.index(end, start) + len(end)]

@@ -1,0 +1,260 @@
+"""Login: from the first byte of a connection to the first ReadyForQuery, read from top to bottom.
+
+TLS and GSS requests, cancel requests, the startup message, who the client is, which pool it belongs to. Nothing of a
+server is told before the client has proved who it is. Source: PostgreSQL, "Message Flow: Start-up".
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from time import monotonic
+from typing import TYPE_CHECKING
+
+from sojourn.core.session import Reason
+from sojourn.core.tls import peer_names
+from sojourn.errors import BackendUnavailable, ConnectionLost, RemoteProtocolError
+from sojourn.gateways.postgres import wire
+from sojourn.gateways.postgres.auth import Credentials, login_client, no_rule
+from sojourn.gateways.postgres.client_session import Busy, ClientSession, ClientState, Holds
+from sojourn.gateways.postgres.messages import (
+    SQLSTATE,
+    CancelRequest,
+    GSSENCRequest,
+    Refusal,
+    SSLRequest,
+    StartupMessage,
+)
+from sojourn.gateways.postgres.session_state import SessionState
+from sojourn.gateways.postgres.talk import StreamTalk
+from sojourn.gateways.postgres.vector import from_startup
+
+if TYPE_CHECKING:
+    from sojourn.core.connection import Connection
+    from sojourn.gateways.postgres.gateway import PostgresGateway
+    from sojourn.gateways.postgres.pool import Pool
+    from sojourn.gateways.postgres.server_session import ServerSession
+
+_ENCRYPTION_REQUESTS_COUNT = 2
+"""A client may ask for GSS and then for TLS, once each."""
+_IDLE = 73
+
+
+class ClientTalk(StreamTalk):
+    """A client in its start-up phase; the core's connection is told what the loop tells."""
+
+    def __init__(self, connection: Connection, *, limit_bytes: int) -> None:
+        super().__init__(limit_bytes=limit_bytes, address=connection.peer.address)
+        self.connection = connection
+        self.connection_made(connection.transport)
+
+    def connection_lost(self, error: Exception | None) -> None:
+        """Wake the login, then end the connection."""
+        super().connection_lost(error)
+        self.connection.connection_lost(error)
+
+    def pause_writing(self) -> None:
+        """Let the core's deadline for a peer that takes nothing run."""
+        self.connection.pause_writing()
+
+    def resume_writing(self) -> None:
+        """End that deadline."""
+        self.connection.resume_writing()
+
+
+async def log_in(session: ClientSession, talk: ClientTalk) -> None:
+    """Bring a client from its first byte to ReadyForQuery.
+
+    Raises: Refusal, which the client is told; ConnectionLost; ProtocolError; LimitExceeded.
+    """
+    gateway: PostgresGateway = session.gateway  # type: ignore[assignment]  # the core opens sessions of our class
+    try:
+        async with asyncio.timeout(gateway.settings.timeouts.client_login_timeout_s):
+            await _log_in(gateway, session, talk)
+    except TimeoutError as error:
+        raise Refusal(SQLSTATE.PROTOCOL_VIOLATION, "client_login_timeout", severity="FATAL") from error
+
+
+async def _log_in(gateway: PostgresGateway, session: ClientSession, talk: ClientTalk) -> None:
+    startup = await _startup(gateway, session, talk)
+    if startup is None:
+        return
+    parameters = startup.parameters
+    user = parameters.get("user", "")
+    database = parameters.get("database") or user
+    session.user, session.database = user, database
+    session.about = f"{user}@{database}"
+    session.application = parameters.get("application_name", "")
+    _check(gateway, talk, startup, user)
+    if database in gateway.settings.console.databases:
+        await gateway.serve_console(session, talk, user)
+        return
+    entry = gateway.find_database(database)
+    credentials = await _authenticate(gateway, talk, user, database)
+    if entry is None:
+        raise Refusal(SQLSTATE.INVALID_CATALOG_NAME, f'database "{database}" does not exist')
+    pool = gateway.pool_for(entry, database, user, credentials)
+    pool.clients += 1
+    session.pool = pool
+    try:
+        await _enter(gateway, session, talk, startup, pool)
+    except BaseException:
+        if not session.ended:
+            gateway.client_left(session)
+        raise
+
+
+def _check(gateway: PostgresGateway, talk: ClientTalk, startup: StartupMessage, user: str) -> None:
+    if not user:
+        raise Refusal(SQLSTATE.INVALID_AUTHORIZATION, "no PostgreSQL user name specified in startup packet")
+    if startup.parameters.get("replication", "false").lower() not in ("false", "off", "no", "0", ""):
+        raise Refusal(
+            SQLSTATE.FEATURE_NOT_SUPPORTED,
+            "replication connections are not relayed",
+            hint="Connect to the server directly.",
+        )
+    mode = gateway.tls_mode
+    if mode in ("require", "verify-full") and not talk.is_tls and talk.address != "unix":
+        raise Refusal(SQLSTATE.INVALID_AUTHORIZATION, "TLS is required")
+
+
+async def _startup(gateway: PostgresGateway, session: ClientSession, talk: ClientTalk) -> StartupMessage | None:
+    """Answer what comes before the startup message; None if that was all."""
+    asked = 0
+    while True:
+        packet = wire.startup_packet(await talk.receive_startup())
+        match packet:
+            case SSLRequest():
+                await _encrypt(gateway, session, talk)
+            case GSSENCRequest():
+                _refuse_gss(talk)
+            case CancelRequest(pid=pid, key=key):
+                talk.close()
+                await gateway.cancel(pid, key)
+                session.finish(reason=Reason.FINISHED)
+                return None
+            case StartupMessage():
+                return packet
+        asked += 1
+        if asked > _ENCRYPTION_REQUESTS_COUNT:
+            raise RemoteProtocolError("a third request for encryption", "a startup message", "Start-up")
+
+
+def _refuse_gss(talk: ClientTalk) -> None:
+    if talk.has_unread:
+        raise RemoteProtocolError("bytes behind GSSENCRequest", "none before its answer", "GSSAPI Session Encryption")
+    talk.send(b"N")
+
+
+async def _encrypt(gateway: PostgresGateway, session: ClientSession, talk: ClientTalk) -> None:
+    """Answer SSLRequest; bytes that came with it could have been injected and end the connection."""
+    if talk.has_unread or talk.is_tls:
+        raise RemoteProtocolError("bytes behind SSLRequest", "none before its answer", "SSL Session Encryption")
+    context = gateway.tls_context()
+    if context is None:
+        talk.send(b"N")
+        return
+    talk.send(b"S")
+    await talk.start_tls(
+        context, server_side=True, timeout_s=gateway.settings.timeouts.client_login_timeout_s
+    )
+    transport = talk.transport
+    assert transport is not None  # noqa: S101 - start_tls has just set it
+    session.connection.transport = transport
+    transport.set_write_buffer_limits(high=gateway.limits.write_high_water_bytes)
+    tls = transport.get_extra_info("ssl_object")
+    peer = session.connection.peer
+    peer.is_tls = True
+    peer.certificate_names = talk.certificate_names = tuple(peer_names(tls))
+    talk.channel_binding = gateway.channel_binding
+
+
+async def _authenticate(gateway: PostgresGateway, talk: ClientTalk, user: str, database: str) -> Credentials:
+    """Let the client prove who it is, by the method that is configured for it."""
+    method, map_name = gateway.method_for(talk, user, database)
+    if not method:
+        raise no_rule(talk, user, database)
+    try:
+        return await login_client(
+            talk,
+            user,
+            database,
+            method=method,
+            find_secret=gateway.secrets_for(database).find,
+            allows_certificate=gateway.certificate_rule(map_name),
+        )
+    except BackendUnavailable as error:
+        gateway.login_failed(user, database, talk.address, str(error))
+        raise Refusal(SQLSTATE.CANNOT_CONNECT_NOW, "the user list cannot be asked at the moment") from error
+    except Refusal as refusal:
+        gateway.login_failed(user, database, talk.address, refusal.message)
+        raise
+
+
+async def _enter(
+    gateway: PostgresGateway, session: ClientSession, talk: ClientTalk, startup: StartupMessage, pool: Pool
+) -> None:
+    """Welcome the client into its pool and begin to relay."""
+    vector = from_startup(_kept(gateway, startup.parameters))
+    session.holding = SessionState(vector)
+    session.vector = vector
+    session.log_wants = gateway.query_log.wants
+    if gateway.is_routed(pool):
+        session.busy |= Busy.ROUTED
+    transport = talk.transport
+    if transport is None:
+        raise ConnectionLost("closed by the peer")
+    session.write = transport.write
+    reported = await gateway.welcome(pool)
+    pid = 0
+    if pool.mode == "session":
+        session.holds |= Holds.SESSION
+        server = await _attach(session, pool)
+        reported, pid = server.reported, server.pid
+    session.reported = reported
+    gateway.cancel_keys.give(session, minor=min(startup.minor, 2), pid=pid)
+    out = [wire.authentication_ok()]
+    options = [name for name in startup.parameters if name.startswith("_pq_.")]
+    if startup.minor > 2 or startup.minor == 1 or options:  # noqa: PLR2004 - 3.2 is the newest
+        out.insert(0, wire.negotiate_protocol_version(2 if startup.minor > 2 else 0, options))  # noqa: PLR2004
+    values = {**reported.values, **_own_values(startup.parameters, reported.values)}
+    out += [wire.parameter_status(name, value) for name, value in values.items()]
+    out.append(wire.backend_key_data(session.pid, session.secret))
+    out.append(wire.ready_for_query(_IDLE))
+    talk.send(b"".join(out))
+    session.state = ClientState.READY
+    session.note(f"logged in as {session.user} to {session.database}, {pool.mode} pooling")
+    if pool.mode != "session":
+        session.reported = gateway.reported_as(reported, values)
+    talk.hand_over(session)
+
+
+def _kept(gateway: PostgresGateway, parameters: Mapping[str, str]) -> dict[str, str]:
+    ignored = gateway.settings.pool.ignore_startup_parameters
+    return {name: value for name, value in parameters.items() if name not in ignored and not name.startswith("_pq_.")}
+
+
+def _own_values(parameters: Mapping[str, str], reported: Mapping[str, str]) -> dict[str, str]:
+    """Return what the client itself asked for among what servers report, as a server would report it."""
+    by_lower = {name.lower(): name for name in reported}
+    return {
+        by_lower[name.lower()]: value
+        for name, value in parameters.items()
+        if name.lower() in by_lower and name.lower() in ("application_name", "client_encoding", "timezone")
+    }
+
+
+async def _attach(session: ClientSession, pool: Pool) -> ServerSession:
+    """Take the server that the client keeps for the whole session."""
+    if pool.take(session) is None:
+        session.busy |= Busy.WAITING
+        session.waits_since = monotonic()
+        session.login_waiter = asyncio.get_running_loop().create_future()
+        try:
+            await session.login_waiter
+        finally:
+            session.login_waiter = None
+    server = session.server
+    if server is None:
+        raise Refusal(SQLSTATE.CONNECTION_FAILURE, "the server was lost during the login")
+    return server

@@ -1,0 +1,203 @@
+"""A transaction whose server died: what the client hears until it rolls back.
+
+The first request after the loss is told what happened (40001), each further one that the transaction is aborted
+(25P02), as PostgreSQL itself would; ROLLBACK or COMMIT ends it and is answered here. No server is held meanwhile.
+Source: postgres-proxy.md section 6.4, ``lost_tx``; PostgreSQL's extended query: after an error skip to Sync.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from sojourn.gateways.postgres import recovery, wire
+from sojourn.gateways.postgres.messages import SQLSTATE, Frontend, Refusal
+
+if TYPE_CHECKING:
+    from sojourn.gateways.postgres.client_session import ClientSession
+
+_IDLE, _FAILED = 73, 69
+_LOST = 8
+_ENDED = b"\0"
+"""What ``lost_text`` is when an Execute has ended the transaction."""
+_ENDS = re.compile(rb"\s*(?:rollback|commit|end|abort)(?:\s+(?:work|transaction))?\s*;?\s*\Z", re.IGNORECASE)
+
+
+def begin(client: ClientSession, refusal: Refusal, *, status: int, owed: int) -> None:
+    """Tell a client that what is under way failed, and go on with it from ``status``.
+
+    Args:
+        client: whose server is gone.
+        refusal: what happened.
+        status: idle where no transaction is lost, else failed: then nothing but its end gets through.
+        owed: how many ReadyForQuery the client waits for; a request without its Sync is answered besides.
+    """
+    client.status = client.lost_status = status
+    client.lost_told = refusal
+    client.skips_to_sync = False
+    out: list[bytes] = []
+    for _ in range(owed):
+        if status == _IDLE:
+            client.lost_told = refusal
+        _fail(client, out)
+        out.append(wire.ready_for_query(status))
+    if client.is_batch_open:
+        if status == _IDLE:
+            client.lost_told = refusal
+        _fail(client, out)
+        client.skips_to_sync = True
+    if status == _FAILED or client.is_batch_open:
+        client.busy |= _LOST
+    if out:
+        client.write(b"".join(out))
+
+
+def reject(client: ClientSession, refusal: Refusal, data: bytes) -> None:
+    """Answer the request that ``data`` begins with by an error; what follows it goes its usual way."""
+    client.busy |= _LOST
+    client.lost_status = client.status
+    client.lost_told = refusal
+    take(client, data)
+
+
+def take(client: ClientSession, data: bytes) -> None:
+    """Answer a chunk of a client whose transaction or request is lost."""
+    data, client.partial = client.partial + data, b""
+    if client.skip:
+        rest = min(client.skip, len(data))
+        client.skip -= rest
+        data = data[rest:]
+    out: list[bytes] = []
+    pos, size = 0, len(data)
+    while size - pos >= 5 and client.busy & _LOST and not client.ended:  # noqa: PLR2004 - type and length
+        kind, length = data[pos], int.from_bytes(data[pos + 1 : pos + 5], "big")
+        if length < 4 or length > client.config.max_packet_bytes:  # noqa: PLR2004 - the length counts itself
+            client.refuse(Refusal(SQLSTATE.PROTOCOL_VIOLATION, f"invalid message length {length}"))
+            return
+        end = pos + 1 + length
+        if end > size and (kind == Frontend.COPY_DATA or length > client.config.failover.retained_request_bytes):
+            # What such a long message says does not matter any more.
+            client.skip = end - size
+            end = size
+        elif end > size:
+            break
+        _message(client, kind, data[pos + 5 : end], out)
+        pos = end
+    if out and not client.ended:
+        client.write(b"".join(out))
+    left = data[pos:]
+    if client.ended:
+        return
+    if client.busy & _LOST:
+        client.partial = left
+    elif left:
+        client.data_received(left)
+
+
+def _message(client: ClientSession, kind: int, body: bytes, out: list[bytes]) -> None:
+    """Answer one message."""
+    if kind == Frontend.TERMINATE:
+        client.terminate()
+    elif kind == Frontend.SYNC:
+        client.skips_to_sync = client.is_batch_open = False
+        if client.lost_text == _ENDED:
+            over(client)
+        _ready(client, out)
+    elif kind in (Frontend.QUERY, Frontend.FUNCTION_CALL):
+        if client.skips_to_sync:
+            return
+        if kind == Frontend.QUERY and client.lost_status == _FAILED and _ENDS.match(body[:-1]):
+            over(client)
+            out.append(wire.command_complete(b"ROLLBACK"))
+        else:
+            _fail(client, out)
+        _ready(client, out)
+    elif not client.skips_to_sync:
+        _extended(client, kind, body, out)
+
+
+def _ready(client: ClientSession, out: list[bytes]) -> None:
+    """End one request; where only that one was lost, everything is as before."""
+    out.append(wire.ready_for_query(client.status))
+    if client.busy & _LOST and client.lost_status != _FAILED:
+        client.busy &= ~_LOST
+        client.lost_told = None
+
+
+def _extended(client: ClientSession, kind: int, body: bytes, out: list[bytes]) -> None:
+    """Answer a message of the extended query: only a ROLLBACK or COMMIT gets through."""
+    if kind == Frontend.PARSE:
+        name, _, rest = body.partition(b"\0")
+        if client.lost_status == _FAILED and not name and _ENDS.match(rest[: rest.find(b"\0")]):
+            client.lost_text = b"end"
+            out.append(wire.parse_complete())
+            return
+    elif kind == Frontend.BIND:
+        name = body.split(b"\0", 2)[1]
+        statement = (client.prepared or {}).get(name) if name else None
+        is_end = statement is not None and _ENDS.match(statement.text) and client.lost_status == _FAILED
+        if is_end or (not name and client.lost_text == b"end"):
+            client.lost_text = b"end"
+            out.append(wire.bind_complete())
+            return
+    elif kind == Frontend.DESCRIBE and client.lost_text == b"end":
+        out.append((wire.parameter_description(()) if body[:1] == b"S" else b"") + wire.no_data())
+        return
+    elif kind == Frontend.EXECUTE and client.lost_text == b"end":
+        client.lost_text = _ENDED
+        out.append(wire.command_complete(b"ROLLBACK"))
+        return
+    elif kind == Frontend.CLOSE and client.lost_status == _FAILED:
+        if body[:1] == b"S":
+            client.forget_statement(body[1:-1])
+        out.append(wire.close_complete())
+        return
+    elif kind in (Frontend.FLUSH, Frontend.COPY_DATA, Frontend.COPY_DONE, Frontend.COPY_FAIL):
+        return
+    _fail(client, out)
+    client.skips_to_sync = True
+
+
+def _fail(client: ClientSession, out: list[bytes]) -> None:
+    """Say what happened the first time, and the rule after that."""
+    told, client.lost_told = client.lost_told, None
+    if told is not None:
+        out.append(
+            wire.error_response(
+                told.sqlstate, told.message, severity="ERROR", detail=told.detail, hint=told.hint
+            )
+        )
+    else:
+        out.append(
+            wire.error_response(
+                SQLSTATE.IN_FAILED_SQL_TRANSACTION,
+                "current transaction is aborted, commands ignored until end of transaction block",
+                severity="ERROR",
+            )
+        )
+
+
+def over(client: ClientSession) -> None:
+    """The transaction is rolled back: nothing is left of it."""
+    client.busy &= ~_LOST
+    client.status = _IDLE
+    client.lost_text = b""
+    client.lost_told = None
+    forget_changes(client)
+    recovery.rebuild(client)
+
+
+def forget_changes(client: ClientSession) -> None:
+    """Take back what a transaction or request changed that did not end."""
+    client.holding.failed()
+    client.holding.ready(_IDLE)
+    client.vector = client.holding.vector
+    client.armed = None
+
+
+def committed(client: ClientSession) -> None:
+    """Let count what a transaction changed that turned out to be committed."""
+    client.status = _IDLE
+    client.holding.completed(b"COMMIT", b"COMMIT")
+    client.holding.ready(_IDLE)
+    client.vector = client.holding.vector

@@ -1,0 +1,611 @@
+"""Pool: the servers of one database and user, and the clients that wait for one.
+
+Taking a server that is free and already has the client's settings costs two look-ups; everything else waits in a
+queue, in order of arrival. Knows limits and ages; which node is the primary it is told by the cluster.
+Source: postgres-proxy.md sections 6.6 and 6.9.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from time import monotonic
+from typing import TYPE_CHECKING
+
+from sojourn.errors import LimitExceeded, SojournError
+from sojourn.gateways.postgres import dial, lost_transaction
+from sojourn.gateways.postgres.config import split_address
+from sojourn.gateways.postgres.messages import SQLSTATE, Refusal
+from sojourn.gateways.postgres.replies import Hidden
+from sojourn.gateways.postgres.server_session import ServerSession
+from sojourn.gateways.postgres.vector import EMPTY, Vector, difference
+
+if TYPE_CHECKING:
+    from sojourn.gateways.postgres.auth import Credentials
+    from sojourn.gateways.postgres.client_session import ClientSession
+    from sojourn.gateways.postgres.clusters import ClusterRoom
+    from sojourn.gateways.postgres.config import Database, PostgresSettings
+    from sojourn.gateways.postgres.gateway import PostgresGateway
+    from sojourn.gateways.postgres.nodes import Node
+    from sojourn.gateways.postgres.reported import Reported
+
+IDLE_STATUS = 73
+_WAITING = 1
+_RETRY_MAX_FACTOR = 16
+_LOOK_S, _SOON_S = 0.02, 0.002
+
+
+class Place:
+    """The servers of one pool at one node.
+
+    Life: made when the pool first needs the node, kept with the pool. Always true: a server is in ``servers`` from
+    its login to its loss; in ``idle`` exactly while nobody uses it.
+    """
+
+    __slots__ = ("connecting", "failures", "idle", "last_error", "node", "retry_at", "servers", "waiting")
+
+    def __init__(self, node: Node) -> None:
+        self.node = node
+        self.servers: set[ServerSession] = set()
+        self.idle: dict[Vector, list[ServerSession]] = {}
+        self.waiting: deque[ClientSession] = deque()
+        self.connecting = 0
+        self.failures = 0
+        self.retry_at = 0.0
+        self.last_error: SojournError | None = None
+
+    @property
+    def idle_count(self) -> int:
+        """Return how many servers nobody uses."""
+        return sum(map(len, self.idle.values()))
+
+    def any_idle(self) -> ServerSession | None:
+        """Take a free server, whatever its settings."""
+        for vector, servers in self.idle.items():
+            if servers:
+                server = servers.pop()
+                if not servers:
+                    del self.idle[vector]
+                return server
+        return None
+
+    def drop_idle(self, server: ServerSession) -> bool:
+        """Take one server out of the free ones."""
+        servers = self.idle.get(server.vector)
+        if servers is None or server not in servers:
+            return False
+        servers.remove(server)
+        if not servers:
+            del self.idle[server.vector]
+        return True
+
+
+class Pool:
+    """All servers for one database and user.
+
+    Life: made at the first login for it, removed when it has neither clients nor servers. Always true: at most
+    ``size`` servers a node, ``size + reserve`` when clients have waited too long; clients get servers in the order in
+    which they asked.
+    """
+
+    def __init__(
+        self,
+        gateway: PostgresGateway,
+        room: ClusterRoom,
+        database: Database,
+        *,
+        name: str,
+        user: str,
+        server_user: str,
+        mode: str,
+        credentials: Credentials,
+    ) -> None:
+        settings = gateway.settings.pool
+        self.gateway = gateway
+        self.room = room
+        self.database = database
+        self.name = name
+        self.dbname = database.dbname or name
+        self.user = user
+        self.server_user = server_user
+        self.mode = mode
+        self.credentials = credentials
+        self.is_paused = False
+        self.generation = 0
+        self.clients = 0
+        self.places: dict[Node, Place] = {}
+        self.primary: Place | None = None
+        self.homeless: deque[ClientSession] = deque()
+        """Clients that wait while no primary is known."""
+        self.closed_queries = self.closed_transactions = self.closed_bytes_in = self.closed_bytes_out = 0
+        self.closed_busy_s = self.closed_xact_s = self.wait_s = 0.0
+        self.size, self.reserve, self.minimum = gateway.sizes(database, user)
+        self._settings = settings
+        self.report: Reported | None = None
+        self.on_lost: Callable[[], None] | None = None
+        self.primary_changed()
+
+    def reload(self, settings: PostgresSettings) -> None:
+        """Take new sizes and timeouts; servers beyond them go when they are free."""
+        self._settings = settings.pool
+        self.size, self.reserve, self.minimum = self.gateway.sizes(self.database, self.user)
+
+    async def first_report(self) -> Reported:
+        """Return what servers report of themselves; the first login waits for the first server.
+
+        Raises: Refusal, where the server says no, or none can be had in time.
+        """
+        limit_s = self._settings.queue_timeout_s or None
+        try:
+            async with asyncio.timeout(limit_s):
+                while self.report is None:
+                    place = self.primary
+                    if self.room.is_given_up:
+                        raise Refusal(SQLSTATE.CANNOT_CONNECT_NOW, "no primary server is available")
+                    if place is None or monotonic() < place.retry_at:
+                        await asyncio.sleep(_LOOK_S)
+                        continue
+                    if place.servers or place.connecting:
+                        await asyncio.sleep(_SOON_S)
+                        continue
+                    place.connecting += 1
+                    await self._open(place)
+                    if self.report is None and isinstance(place.last_error, Refusal):
+                        raise place.last_error
+        except TimeoutError as error:
+            raise Refusal(SQLSTATE.CANNOT_CONNECT_NOW, "the database server is not available") from error
+        return self.report
+
+    # Taking and giving back: the hot path
+
+    def take(self, client: ClientSession) -> ServerSession | None:
+        """Lend a server to ``client`` at once, or put it into the queue and return None."""
+        place = self.primary if not client.route else self._replica(client)
+        if place is not None and not place.waiting and not self.is_paused:
+            servers = place.idle.get(client.vector)
+            if servers:
+                server = servers.pop()
+                if server.reported is client.reported:
+                    server.client = client
+                    client.server = server
+                    server.state = "query"
+                    server.attached = server.began = monotonic()
+                    server.last_pid = client.pid
+                    return server
+                self._hand(server, client)
+                return None
+            if self.mode != "session":
+                found = place.any_idle()
+                if found is not None:
+                    self._hand(found, client)
+                    return None
+        self._queue(place, client)
+        return None
+
+    def take_later(self, client: ClientSession) -> None:
+        """Lend a server to a client that waits already; it is told by ``attached``."""
+        if not client.waits_since:
+            client.waits_since = monotonic()
+        server = self.take(client)
+        if server is not None:
+            client.attached(server)
+
+    def give_back(self, server: ServerSession) -> None:
+        """Take a server back that owes nothing; the next client in the queue gets it."""
+        place = self.places[server.node]
+        if server.generation != self.generation or server.closing or server.cancels:
+            self._retire(server)
+            return
+        if place.waiting and not self.is_paused:
+            self._hand(server, place.waiting.popleft())
+            return
+        servers = place.idle.get(server.vector)
+        if servers is None:
+            place.idle[server.vector] = [server]
+        else:
+            servers.append(server)
+
+    def _retire(self, server: ServerSession) -> None:
+        """Close a server that is old; one that a cancel request is under way to waits for that."""
+        if server.cancels and server.generation == self.generation and not server.closing:
+            server.state = "being_canceled"
+            return
+        server.close(server.closing or "replaced by a new connection")
+
+    def cancel_done(self, server: ServerSession) -> None:
+        """Give a server out again, now that no cancel request can hit the wrong statement."""
+        if server.state == "being_canceled" and not server.cancels:
+            server.state = "idle"
+            self.give_back(server)
+
+    def _hand(self, server: ServerSession, client: ClientSession) -> None:
+        """Lend a server, fitted first where its settings differ."""
+        server.client = client
+        client.server = server
+        server.attached = server.began = monotonic()
+        server.last_pid = client.pid
+        if server.vector is client.vector:
+            server.state = "query"
+            client.attached(server)
+        else:
+            self.fit(server, client)
+
+    def fit(self, server: ServerSession, client: ClientSession) -> None:
+        """Give a server the client's settings, and let the client go on when it has accepted them."""
+        sql = difference(server.vector, client.vector)
+        if not sql:
+            server.vector = client.vector
+            client.attached(server)
+            return
+        client.busy |= _WAITING
+        server.state = "dependencies"
+        wanted = client.vector
+
+        def fitted(hidden: Hidden) -> None:
+            if client.server is not server:
+                return
+            if hidden.error is None:
+                server.vector = wanted
+                server.state = "query"
+                client.attached(server)
+                return
+            client.server = server.client = None
+            server.close("its settings could not be put in force")
+            error = hidden.error
+            client.refuse(
+                Refusal(
+                    error.get("C", SQLSTATE.CONNECTION_FAILURE),
+                    f"the session's settings could not be restored: {error.get('M', '')}",
+                )
+            )
+
+        server.run(sql, Hidden(fitted))
+
+    def clean(self, server: ServerSession, *, is_dirty: bool) -> None:
+        """Take back the server of a client that has left; one that may hold things of it is reset first."""
+        if not is_dirty:
+            server.state = "idle"
+            server.used = monotonic()
+            self.give_back(server)
+            return
+        query = self._settings.server_reset_query
+        if not query:
+            server.close("its client held things and server_reset_query is empty")
+            return
+        server.state = "reset"
+
+        def cleaned(hidden: Hidden) -> None:
+            if server.state == "closed":
+                return
+            if hidden.error is not None or server.status != IDLE_STATUS:
+                server.close("it could not be reset")
+                return
+            server.prepared.clear()
+            server.unnamed = None
+            server.vector = server.home
+            server.state = "idle"
+            server.used = monotonic()
+            self.give_back(server)
+
+        server.run(query.encode(), Hidden(cleaned))
+
+    # The queue
+
+    def _queue(self, place: Place | None, client: ClientSession) -> None:
+        queue = self.homeless if place is None else place.waiting
+        limit = self._settings.queue_limit_count
+        if len(queue) >= limit:
+            error = LimitExceeded("clients waiting for a server", len(queue) + 1, limit)
+            client.refuse(Refusal(SQLSTATE.TOO_MANY_CONNECTIONS, str(error)))
+            return
+        if place is None and self.room.is_given_up:
+            queue.append(client)
+            self.gateway.loop.call_soon(self.give_up, self.room.given_up_why)
+            return
+        queue.append(client)
+        if place is not None:
+            self.grow(place)
+
+    def forget_waiting(self, client: ClientSession) -> None:
+        """Take a client out of the queue that it is in."""
+        for queue in (self.homeless, *(place.waiting for place in self.places.values())):
+            with suppress(ValueError):
+                queue.remove(client)
+
+    def waiting(self) -> Iterator[ClientSession]:
+        """Yield the clients that wait."""
+        yield from self.homeless
+        for place in self.places.values():
+            yield from place.waiting
+
+    def give_up(self, why: str) -> None:
+        """Tell those who wait for a primary that there is none."""
+        homeless, self.homeless = self.homeless, deque()
+        for client in homeless:
+            self.reject(
+                client,
+                Refusal(
+                    SQLSTATE.CANNOT_CONNECT_NOW,
+                    "no primary server is available",
+                    detail=why,
+                    hint="Nothing of this request was executed; try again later.",
+                ),
+            )
+
+    def reject(self, client: ClientSession, refusal: Refusal) -> None:
+        """Answer what a client waits with by an error; it stays connected."""
+        client.busy &= ~_WAITING
+        client.waits_since = 0.0
+        kept, client.kept = client.kept, None
+        if client.task is not None and not kept:  # it is logging in
+            client.refuse(refusal)
+            return
+        lost_transaction.reject(client, refusal, b"".join(kept or ()))
+        client.resume_reading()
+
+    # Nodes
+
+    def primary_changed(self) -> None:
+        """Take note of which node is the primary now, None while there is none."""
+        node = self.room.writable()
+        self.primary = None if node is None else self.place(node)
+        if self.primary is None:
+            return
+        while self.homeless:
+            self.primary.waiting.append(self.homeless.popleft())
+        self.serve_waiting(self.primary)
+
+    def place(self, node: Node) -> Place:
+        """Return the servers at a node."""
+        place = self.places.get(node)
+        if place is None:
+            place = self.places[node] = Place(node)
+        return place
+
+    def _replica(self, client: ClientSession) -> Place | None:
+        node = self.room.replica_for(client)
+        return self.primary if node is None else self.place(node)
+
+    def serve_waiting(self, place: Place) -> None:
+        """Give free servers to those who wait, and open more."""
+        while place.waiting and not self.is_paused:
+            server = place.any_idle()
+            if server is None:
+                break
+            self._hand(server, place.waiting.popleft())
+        if place.waiting:
+            self.grow(place)
+
+    def node_lost(self, node: Node, why: str) -> None:
+        """Close what is open at a node that is not to be used any more, and let its waiting clients go elsewhere."""
+        place = self.places.get(node)
+        if place is None:
+            return
+        if self.primary is place:
+            self.primary = None
+        waiting, place.waiting = place.waiting, deque()
+        self.homeless.extend(waiting)
+        for server in tuple(place.servers):
+            server.abort(why)
+            server.connection_lost(None)
+        if self.room.writable() is not None:
+            self.primary_changed()
+
+    # Opening
+
+    def grow(self, place: Place) -> None:
+        """Open one more server where clients wait and limits allow it."""
+        if self.mode == "session" and place.waiting and not self._has_room(place):
+            spare = place.any_idle()  # it was opened with other startup parameters
+            if spare is not None:
+                spare.close("room for other startup parameters")
+        if self.is_paused or place.connecting >= len(place.waiting) + self._missing(place):
+            return
+        if not self._has_room(place) or monotonic() < place.retry_at:
+            return
+        place.connecting += 1
+        self.gateway.server.spawn(self._open(place))
+
+    def _missing(self, place: Place) -> int:
+        return max(0, self.minimum - len(place.servers))
+
+    def _has_room(self, place: Place) -> bool:
+        count = len(place.servers) + place.connecting
+        limit = self.size
+        if self.reserve and place.waiting:
+            waited_s = monotonic() - (place.waiting[0].waits_since or monotonic())
+            if waited_s >= self._settings.reserve_timeout_s:
+                limit += self.reserve
+        return count < limit and self.gateway.has_room_for(self)
+
+    async def _open(self, place: Place) -> None:
+        """Open a server, and give it to who waits."""
+        asking = place.waiting[0] if place.waiting and self.mode == "session" else None
+        try:
+            server = await self.connect(place, asking)
+        except Refusal as refusal:
+            place.connecting -= 1
+            self._failed(place, refusal)
+            # No for this user or database, or for what one asked for: waiting longer changes nothing.
+            for client in tuple(place.waiting) if asking is None else (asking,):
+                with suppress(ValueError):
+                    place.waiting.remove(client)
+                client.refuse(refusal)
+            return
+        except asyncio.CancelledError:
+            place.connecting -= 1
+            raise
+        except dial.FAILURES as error:
+            place.connecting -= 1
+            self._failed(place, error)
+            self.room.connect_failed(place.node, error)
+            return
+        place.connecting -= 1
+        place.failures = 0
+        place.last_error = None
+        self._admit(place, server)
+        self.grow(place)
+
+    def _admit(self, place: Place, server: ServerSession) -> None:
+        """Put a new server to use."""
+        if self.room.is_usable(place.node):
+            self.give_back(server)
+        else:
+            server.close("its node is not to be used any more")
+
+    def _failed(self, place: Place, error: BaseException) -> None:
+        place.failures += 1
+        factor = min(2 ** (place.failures - 1), _RETRY_MAX_FACTOR)
+        place.retry_at = monotonic() + self._settings.server_login_retry_s * factor
+        place.last_error = error if isinstance(error, SojournError) else None
+        self.gateway.connect_failed(self, place.node, error)
+
+    async def connect(self, place: Place, asking: ClientSession | None = None) -> ServerSession:
+        """Open a connection to a node and log in.
+
+        Args:
+            place: where.
+            asking: whose startup parameters the server gets as its own, so that RESET means the same there.
+        Raises: Refusal, or one of ``dial.FAILURES``.
+        """
+        gateway = self.gateway
+        home = asking.holding.startup if asking is not None else EMPTY
+        timeout_s = self._settings.server_connect_timeout_s
+        server = ServerSession(self, place.node, gateway.next_server_number())
+        async with asyncio.timeout(timeout_s):
+            talk = await dial.connect(
+                split_address(place.node.address),
+                tls=self.room.tls,
+                is_tls_required=self.room.is_tls_required,
+                timeout_s=timeout_s,
+            )
+            try:
+                place.servers.add(server)
+                server.vector = server.home = home
+                await dial.log_in(
+                    server,
+                    talk,
+                    user=self.server_user,
+                    database=self.dbname,
+                    credentials=self.credentials,
+                    parameters={**self.database.parameters, **startup_texts(home)},
+                )
+                server.opened = server.used = monotonic()
+                server.generation = self.generation
+                if self.database.connect_query:
+                    await server.query(self.database.connect_query)
+            except BaseException:
+                place.servers.discard(server)
+                talk.abort()
+                raise
+        self.report = server.reported
+        gateway.server_opened(server)
+        return server
+
+    def lost(self, server: ServerSession, cause: str) -> None:
+        """Take note that a server is gone."""
+        place = self.places[server.node]
+        place.servers.discard(server)
+        place.drop_idle(server)
+        self.closed_queries += server.queries
+        self.closed_transactions += server.transactions
+        self.closed_bytes_in += server.bytes_in
+        self.closed_bytes_out += server.bytes_out
+        self.closed_busy_s += server.busy_s
+        self.closed_xact_s += server.xact_s
+        self.gateway.server_closed(server, cause)
+        if self.on_lost is None:
+            self.room.server_lost(server)
+        if self.on_lost is not None:
+            self.on_lost()
+        if place.waiting:
+            self.grow(place)
+
+    def role_reported(self, server: ServerSession, *, is_standby: bool) -> None:
+        """Take note that a server said whether it is a standby (``in_hot_standby``, PostgreSQL 14 and later)."""
+        self.room.role_reported(server.node, is_standby=is_standby)
+
+    # Ages and limits
+
+    def sweep(self, now: float) -> None:
+        """Enforce what depends on time: ages of free servers, the queue's timeout, the minimum."""
+        settings = self._settings
+        for client in tuple(self.waiting()):
+            if settings.queue_timeout_s and client.waits_since and now - client.waits_since > settings.queue_timeout_s:
+                self.forget_waiting(client)
+                self.reject(
+                    client,
+                    Refusal(
+                        SQLSTATE.TOO_MANY_CONNECTIONS,
+                        f"no server became free within {settings.queue_timeout_s:g} s (query_wait_timeout)",
+                        hint="Nothing of this request was executed; raise pool.size_count or try again.",
+                    ),
+                )
+        for place in self.places.values():
+            for servers in tuple(place.idle.values()):
+                for server in tuple(servers):
+                    self._sweep_idle(place, server, now)
+            if place.waiting or (self._missing(place) and place is self.primary):
+                self.grow(place)
+
+    def _sweep_idle(self, place: Place, server: ServerSession, now: float) -> None:
+        settings = self._settings
+        is_spare = len(place.servers) > self.minimum
+        why = ""
+        if now - server.opened > settings.server_lifetime_s:
+            why = "server_lifetime_s"
+        elif settings.server_idle_timeout_s and now - server.used > settings.server_idle_timeout_s and is_spare:
+            why = "server_idle_timeout_s"
+        if why:
+            place.drop_idle(server)
+            server.close(why)
+        elif settings.server_check_delay_s and now - server.used > settings.server_check_delay_s:
+            place.drop_idle(server)
+
+            def checked(hidden: Hidden) -> None:
+                if server.state != "closed" and hidden.error is None:
+                    self.give_back(server)
+
+            server.used = now
+            server.run(b"", Hidden(checked))
+
+    # What operators order
+
+    def pause(self) -> None:
+        """Lend no server any more; those in use come back when their clients are done."""
+        self.is_paused = True
+
+    def resume(self) -> None:
+        """Lend again."""
+        self.is_paused = False
+        for place in self.places.values():
+            self.serve_waiting(place)
+
+    def reconnect(self) -> None:
+        """Replace every server by a new one, each when it is free."""
+        self.generation += 1
+        for place in self.places.values():
+            for servers in tuple(place.idle.values()):
+                for server in tuple(servers):
+                    place.drop_idle(server)
+                    server.close("RECONNECT")
+
+    def servers(self) -> Iterator[ServerSession]:
+        """Yield all servers."""
+        for place in self.places.values():
+            yield from tuple(place.servers)
+
+    @property
+    def busy_count(self) -> int:
+        """Return how many servers somebody uses."""
+        return sum(len(place.servers) - place.idle_count for place in self.places.values())
+
+
+
+
+
+def startup_texts(vector: Vector) -> dict[str, str]:
+    """Return the settings of a vector that came as plain text, as a startup packet has them."""
+    return {name: value for name, value in vector.items if isinstance(value, str)}

@@ -1,0 +1,317 @@
+"""Recovery: what becomes of a client whose server is gone, by the retry table.
+
+Gathers the facts, asks ``retry`` for the decision and carries it out: wait and send again, answer with an honest
+error, or rebuild in silence. The client's socket stays open. Source: postgres-proxy.md sections 6.5 and 6.8.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from sojourn.gateways.postgres import beginnings, commit_outcome, lexer, lost_transaction, wire
+from sojourn.gateways.postgres.messages import SQLSTATE, Frontend, Refusal
+from sojourn.gateways.postgres.replies import DROP, Entry, Expect, Hidden
+from sojourn.gateways.postgres.retry import Action, Decision, Loss, decide, loss_report
+from sojourn.gateways.postgres.scan import bound_statement
+from sojourn.gateways.postgres.snapshot import differences, parse_snapshot, snapshot_sql
+from sojourn.gateways.postgres.statements import about_statement
+
+if TYPE_CHECKING:
+    from sojourn.gateways.postgres.client_session import ClientSession
+    from sojourn.gateways.postgres.gateway import PostgresGateway
+    from sojourn.gateways.postgres.server_session import ServerSession
+
+_IDLE, _FAILED = 73, 69
+_WAITING, _INPUT, _TRACKED, _LOST, _COPYING, _DEFERRED, _CLOSING = 1, 2, 4, 8, 16, 128, 256
+_OF_REQUEST = _WAITING | _INPUT | _TRACKED | _COPYING
+_HOLDS_PLACE = 1 | 2
+"""Bits of ``Holds`` that stay when a server goes: session mode and pins."""
+_ENDS_REQUEST = (Frontend.SYNC, Frontend.QUERY, Frontend.FUNCTION_CALL)
+_COMMITS = re.compile(rb"(?:\A|;)\s*(?:commit|end|prepare\s+transaction)\b", re.IGNORECASE)
+_ROLLS_BACK = re.compile(rb"\s*(?:rollback|abort)(?:\s+(?:work|transaction))?\s*;?\s*\Z", re.IGNORECASE)
+_BEGINS = re.compile(rb"\s*(?:begin|start\s+transaction)\b[^;]*;?\s*\Z", re.IGNORECASE)
+_COPIES = re.compile(rb"\s*copy\b", re.IGNORECASE)
+_REPEATABLE = (SQLSTATE.FEATURE_NOT_SUPPORTED, SQLSTATE.UNDEFINED_PSTATEMENT)
+
+
+def server_lost(
+    client: ClientSession, server: ServerSession, entries: tuple[Entry, ...], cause: str
+) -> None:
+    """Go on with a client whose server is gone.
+
+    Args:
+        client: it has no server any more.
+        server: the one that is gone.
+        entries: what it owed, in order.
+        cause: why it is gone, for the operator.
+    """
+    gateway: PostgresGateway = client.gateway  # type: ignore[assignment]  # our sessions have our gateway
+    if client.ended or client.busy & _CLOSING:
+        return
+    client.note(f"the server {server.node.name} (pid {server.pid}) is lost: {cause}")
+    own = tuple(one for one in entries if not isinstance(one, Hidden))
+    if client.holds & _HOLDS_PLACE:
+        client.needs_restore = True
+    if not gateway.settings.failover.is_enabled:
+        client.refuse(Refusal(SQLSTATE.CONNECTION_FAILURE, "the database server was lost"))
+        return
+    if client.login_waiter is not None or (client.busy & _WAITING and not own):
+        gateway.count_loss("only_state_replay_sent")
+        wait_again(client)
+        return
+    loss = facts(client, server, own)
+    decision = decide(loss)
+    gateway.count_loss(decision.situation)
+    gateway.told_loss(client, decision)
+    client.note(f"{decision.situation}: {decision.reason}")
+    _carry_out(client, server, own, loss, decision)
+
+
+def wait_again(client: ClientSession) -> None:
+    """Put a client that waited back into the queue."""
+    client.busy &= ~_WAITING
+    if client.login_waiter is None and client.kept is None:
+        return
+    client.busy |= _WAITING
+    client.pool.take_later(client)
+
+
+def facts(client: ClientSession, server: ServerSession, own: tuple[Entry, ...]) -> Loss:
+    """Gather the facts of the loss of a server."""
+    texts = tuple(_texts(client, own))
+    is_open = bool(own) or client.is_batch_open
+    begins = len(texts) == 1 and client.status == _IDLE and bool(_BEGINS.match(texts[0]))
+    in_transaction = client.status != _IDLE or begins
+    has_prefix = client.prefix is not None
+    is_reading = client.route == 1 or beginnings.is_read_only(client.prefix)
+    if in_transaction:
+        count = int(is_open) if has_prefix else 2
+    else:
+        count = sum(len(lexer.split_statements(text)) or 1 for text in texts) or 1
+    return Loss(
+        is_idle=not is_open and not in_transaction,
+        is_restorable=not client.holding.losses(),
+        bytes_written_count=1 if is_open else 0,
+        in_transaction=in_transaction,
+        is_only_begin_sent=begins or (has_prefix and not client.has_data and client.status != _FAILED),
+        is_read_only_transaction=beginnings.is_read_only(client.prefix),
+        on_replica=client.route == 1,
+        is_write_possible=not is_reading,
+        is_row_forwarded=bool(server.sent),
+        statements_count=count,
+        is_commit=any(_COMMITS.search(text) for text in texts),
+        is_rollback=len(texts) == 1 and bool(_ROLLS_BACK.match(texts[0])),
+        is_outcome_armed=client.armed is not None,
+        is_copy=bool(client.busy & _COPYING) or any(_COPIES.match(text) for text in texts),
+        is_copy_done_sent=bool(client.busy & _COPYING) and not server.copy_in,
+    )
+
+
+def _texts(client: ClientSession, own: tuple[Entry, ...]):  # type: ignore[no-untyped-def]  # noqa: ANN202
+    """Yield the texts of the statements that are under way, as far as they are known."""
+    for entry in own:
+        if isinstance(entry, bytes):
+            yield text_of(client, entry)
+        elif isinstance(entry, Expect) and entry.action != DROP:
+            if entry.kind == Frontend.QUERY:
+                yield entry.text
+            elif entry.kind == Frontend.EXECUTE:
+                yield entry.statement.text if entry.statement is not None else entry.text
+
+
+def text_of(client: ClientSession, chunk: bytes) -> bytes:
+    """Return the SQL of a plain request."""
+    if chunk[0] == Frontend.QUERY:
+        return chunk[5:-1]
+    if chunk[0] == Frontend.PARSE:
+        return chunk[6 : chunk.index(0, 6)]
+    name = bound_statement(chunk)
+    statement = (client.prepared or {}).get(name) if name else None
+    if statement is not None:
+        return statement.text
+    return client.unnamed[6 : client.unnamed.index(0, 6)] if client.unnamed and not name else b""
+
+
+def _carry_out(
+    client: ClientSession, server: ServerSession, own: tuple[Entry, ...], loss: Loss, decision: Decision
+) -> None:
+    owed = sum(
+        isinstance(one, bytes) or (isinstance(one, Expect) and one.kind in _ENDS_REQUEST and one.action != DROP)
+        for one in own
+    )
+    match decision.action:
+        case Action.WAIT_AND_SEND | Action.REBUILD_AND_SEND | Action.OTHER_SERVER | Action.REPEAT:
+            _send_again(client, own, owed)
+        case Action.REPLAY_AND_CONTINUE:
+            _send_again(client, own, owed)
+        case Action.ANSWER_ROLLBACK:
+            forget_request(client)
+            lost_transaction.over(client)
+            client.write(wire.command_complete(b"ROLLBACK") + wire.ready_for_query(_IDLE))
+        case Action.RESOLVE_COMMIT:
+            commit_outcome.resolve_soon(client, loss, owed)
+        case Action.REBUILD_SILENTLY | Action.WARN_OR_CLOSE:
+            forget_request(client)
+            if decision.action == Action.WARN_OR_CLOSE and client.config.failover.on_unrestorable == "close":
+                client.refuse(loss_report(client.holding.losses(), is_closing=True))
+                return
+            rebuild(client)
+        case _:
+            fail(client, decision, owed)
+
+
+def fail(client: ClientSession, decision: Decision, owed: int) -> None:
+    """Answer what is under way by the decision's error; a request whose Sync is to come is answered too."""
+    is_batch_open = client.is_batch_open
+    forget_request(client)
+    client.is_batch_open = is_batch_open
+    if decision.then == _IDLE:
+        lost_transaction.forget_changes(client)
+    lost_transaction.begin(client, decision.refusal(), status=decision.then, owed=owed)
+    rebuild(client)
+
+
+def forget_request(client: ClientSession) -> None:
+    """Forget what was under way; the rest of a message that is coming in is dropped."""
+    client.busy &= ~_OF_REQUEST
+    client.holds &= _HOLDS_PLACE
+    client.is_batch_open = False
+    client.request = client.portals = None
+    client.end_beginning()
+    if client.skip:
+        client.discards = True
+        client.busy |= _INPUT
+
+
+def _send_again(client: ClientSession, own: tuple[Entry, ...], owed: int) -> None:
+    """Send what is under way to the next server, behind the beginning of its transaction if there is one."""
+    if all(isinstance(one, bytes) for one in own):
+        data = b"".join(one for one in own if isinstance(one, bytes))
+    elif client.request and client.request != [b""]:
+        plain = (one for one in own if isinstance(one, bytes))
+        data = b"".join((*plain, *client.request))
+    else:  # too long to have been kept
+        fail(client, decide(Loss(bytes_written_count=1, in_transaction=client.status != _IDLE)), owed)
+        return
+    prefix, partial = client.prefix, client.partial
+    client.skip = 0
+    client.discards = False
+    forget_request(client)
+    client.partial = b""
+    if client.status != _IDLE:
+        client.prefix = prefix
+        client.busy |= _DEFERRED
+    if data or partial:
+        client.data_received(data + partial)
+    else:
+        rebuild(client)
+
+
+def rebuild(client: ClientSession) -> None:
+    """Get a new server at once for a session that lives on one: it may be listening."""
+    if client.needs_restore and client.server is None and not client.busy & (_WAITING | _LOST | _CLOSING):
+        client.busy |= _WAITING
+        client.kept = client.kept or []
+        client.pool.take_later(client)
+
+
+def restore(client: ClientSession, server: ServerSession) -> None:
+    """Make on a new server what the session held on the old one, and tell what could not be made."""
+    client.needs_restore = False
+    holding = client.holding
+    lost = holding.losses()
+    client.busy |= _WAITING
+
+    def restored(hidden: Hidden) -> None:
+        if client.server is not server:
+            return
+        if hidden.error is None:
+            holding.take_snapshot(parse_snapshot(hidden.results))
+        client.show_pins()
+        if lost:
+            client.gateway.count_loss("state_lost")  # type: ignore[attr-defined]  # our gateway
+            report = loss_report(lost)
+            client.write(
+                wire.notice_response(
+                    report.sqlstate, report.message, severity="WARNING", detail=report.detail, hint=report.hint
+                )
+            )
+            client.note(report.detail)
+        if client.status == _IDLE and not client.holds and not client.kept:
+            client.busy &= ~_WAITING
+            client.detach(server)
+            return
+        client.attached(server)
+
+    for statement in holding.restoration():
+        server.run(statement, Hidden())
+    server.run(snapshot_sql(holding.custom_names), Hidden(restored))
+
+
+def take_snapshot(client: ClientSession, server: ServerSession) -> None:
+    """Ask the server what the session holds, as its text did not tell; the client waits meanwhile."""
+    client.busy |= _WAITING
+    holding = client.holding
+
+    def taken(hidden: Hidden) -> None:
+        if client.server is not server:
+            return
+        if hidden.error is None:
+            holding.take_snapshot(parse_snapshot(hidden.results))
+            client.vector = server.vector = holding.vector
+        client.show_pins()
+        client.attached(server)
+        if client.server is server and not client.busy & _WAITING:
+            client.settle(server.status)
+
+    server.run(snapshot_sql(holding.custom_names), Hidden(taken))
+
+
+def audit(client: ClientSession, server: ServerSession, hidden: Hidden) -> list[str]:
+    """Return where our view of a session and the server's own differ, in words."""
+    del server
+    if hidden.error is not None:
+        return [f"the server did not answer: {hidden.error.get('M', '')}"]
+    return differences(client.holding, parse_snapshot(hidden.results))
+
+
+def repeats(client: ClientSession, server: ServerSession, head: Entry, fields: dict[str, str]) -> bool:
+    """Mend a plan that is invalid, or a write that went to a replica: repeat it, once, unseen by the client.
+
+    Only for one plain request outside a transaction of which nothing has been answered: the statement has not run.
+    """
+    sqlstate = fields.get("C", "")
+    if not isinstance(head, bytes) or client.status != _IDLE or server.sent or len(server.fifo) != 1:
+        return False
+    if sqlstate in _REPEATABLE and head[0] == Frontend.BIND and server.repeat is not head:
+        name = bound_statement(head)
+        if sqlstate == SQLSTATE.FEATURE_NOT_SUPPORTED and "cached plan" not in fields.get("M", ""):
+            return False
+        server.prepared.pop(name, None)
+        server.repeat = head
+        server.fifo[0] = Hidden(lambda _: _again(client, server, head, name))
+        return True
+    if sqlstate == SQLSTATE.READ_ONLY_SQL_TRANSACTION and client.route == 1:
+        client.gateway.count_loss("misrouted")  # type: ignore[attr-defined]  # our gateway
+        server.fifo[0] = Hidden(lambda _: _elsewhere(client, server, head))
+        return True
+    return False
+
+
+def _again(client: ClientSession, server: ServerSession, chunk: bytes, name: bytes) -> None:
+    """Close the statement whose plan is invalid, and send the request again: it is parsed anew on the way."""
+    if client.server is not server:
+        return
+    server.send_hidden(about_statement(Frontend.CLOSE, name) + wire.sync(), Hidden())
+    client.data_received(chunk)
+
+
+def _elsewhere(client: ClientSession, server: ServerSession, chunk: bytes) -> None:
+    """Send a write that a replica refused to the primary."""
+    if client.server is not server:
+        return
+    client.route = 0
+    client.is_route_forced = True
+    client.detach(server)
+    client.data_received(chunk)

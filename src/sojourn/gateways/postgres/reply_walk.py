@@ -1,0 +1,368 @@
+"""The long way of a server's answer: message by message, where one look was not enough.
+
+Counts expected answers, drops those to messages that the client never sent, puts in those that the server was never
+asked for, and tells the client's session state what has changed. Rows are never taken apart here: of a message that
+passes only the header is read. Source: postgres-proxy.md sections 6.2, 6.3, 6.5 and 6.6.
+"""
+
+from __future__ import annotations
+
+from time import monotonic
+from typing import TYPE_CHECKING
+
+from sojourn.gateways.postgres import wire
+from sojourn.gateways.postgres.messages import Backend, Frontend
+from sojourn.gateways.postgres.replies import DROP, FORWARD, SYNTHETIC, Expect, Hidden
+from sojourn.gateways.postgres.scan import ALL, QUIET, TAGS, next_stop
+
+if TYPE_CHECKING:
+    from sojourn.gateways.postgres.server_session import ServerSession
+
+IDLE_STATUS = 73
+ROWS_SENT = 2
+"""Bit of ``sent``: rows of the present answer went to the client; bit 1: anything did."""
+HELD_LIMIT_BYTES = 1 << 20
+"""Largest message whose body is needed: an error, a notice of ours, a row of a query of ours."""
+
+_PASSING = (Backend.DATA_ROW, Backend.COPY_DATA, Backend.NOTICE_RESPONSE)
+TRACKED = bytes(0 if kind in _PASSING else 1 for kind in range(256))
+"""Where a scan stops while answers are counted message by message: anywhere but at rows."""
+
+_ANSWERS: dict[int, tuple[int, ...]] = {
+    Frontend.PARSE: (Backend.PARSE_COMPLETE,),
+    Frontend.BIND: (Backend.BIND_COMPLETE,),
+    Frontend.CLOSE: (Backend.CLOSE_COMPLETE,),
+    Frontend.DESCRIBE: (Backend.ROW_DESCRIPTION, Backend.NO_DATA),
+    Frontend.EXECUTE: (Backend.COMMAND_COMPLETE, Backend.EMPTY_QUERY_RESPONSE, Backend.PORTAL_SUSPENDED),
+    Frontend.SYNC: (Backend.READY_FOR_QUERY,),
+    Frontend.QUERY: (Backend.READY_FOR_QUERY,),
+    Frontend.FUNCTION_CALL: (Backend.READY_FOR_QUERY,),
+}
+"""Which message of the server ends the answer to which of the client."""
+
+_KNOWN = frozenset(
+    value for name, value in vars(Backend).items() if isinstance(value, int) and not name.startswith("_")
+)
+
+
+def choose_table(server: ServerSession) -> None:
+    """Set where the next scan stops, by what is expected next."""
+    fifo = server.fifo
+    if not fifo:
+        server.table = ALL
+        return
+    head = fifo[0]
+    if type(head) is bytes:
+        client = server.client
+        server.table = TAGS if client is not None and client.follows_tags else QUIET
+    elif type(head) is Expect:
+        server.table = TRACKED
+    else:
+        server.table = ALL
+
+
+def walk(server: ServerSession, data: bytes) -> None:
+    """Take a chunk of the server message by message; a bug, or garbage, costs this server and nothing else."""
+    try:
+        _walk(server, data)
+    except Exception as error:  # noqa: BLE001 - the loop would only log it, without a word of where
+        server.pool.gateway.server_failed(server, error)
+        server.abort(f"its answer could not be taken: {type(error).__name__}")
+
+
+def _walk(server: ServerSession, data: bytes) -> None:
+    if server.kept:
+        data, server.kept = server.kept + data, b""
+    client = server.client
+    out: list[bytes] = []
+    start = pos = 0
+    size = len(data)
+    if server.skip:
+        pos = min(server.skip, size)
+        server.skip -= pos
+        if server.drops:
+            start = pos
+            server.drops = server.skip > 0
+    while True:
+        if pos < size:
+            choose_table(server)
+            pos = next_stop(data, pos, server.table)
+        if pos >= size:
+            server.skip = server.skip or pos - size
+            break
+        if size - pos < 5:  # noqa: PLR2004 - type and length
+            server.kept = data[pos:]
+            break
+        kind, length = data[pos], int.from_bytes(data[pos + 1 : pos + 5], "big")
+        if length < 4 or kind not in _KNOWN:  # noqa: PLR2004 - the length counts itself
+            server.abort(f"the server sent garbage: type {kind:#04x}, length {length}")
+            return
+        end = pos + 1 + length
+        if end > size:
+            if length > HELD_LIMIT_BYTES:
+                if type(server.fifo[0] if server.fifo else None) is Hidden:
+                    server.abort(f"an answer of {length} bytes to a query of ours")
+                    return
+                pos = end  # too large to be anything that matters
+                continue
+            server.kept = data[pos:]
+            break
+        passes = _take(server, kind, data, pos, end)
+        if server.state == "closed":
+            return
+        if passes is not None and passes is not True:
+            out.append(data[start:pos])
+            if passes:
+                out.append(passes)
+            start = end
+        pos = end
+        synthetic = _ripe(server)
+        if synthetic:
+            out.append(data[start:pos])
+            out.append(synthetic)
+            start = pos
+        if kind == Backend.READY_FOR_QUERY:
+            if start < pos:
+                out.append(data[start:pos])
+                start = pos
+            _flush(server, out)
+            _ready(server, data[end - 1])
+            client = server.client
+            if server.state == "closed":
+                return
+            if client is not None:
+                out.append(_ripe(server))
+            if client is None and pos < size and not server.fifo:
+                # Unasked-for messages behind the last answer: a notice, a parameter, the end.
+                _walk(server, data[pos:])
+                return
+    stop = size - len(server.kept)
+    if start < stop:
+        out.append(data[start:stop])
+    _flush(server, out)
+    choose_table(server)
+
+
+def _flush(server: ServerSession, out: list[bytes]) -> None:
+    """Write what was gathered in one write."""
+    client = server.client
+    if client is not None and out:
+        whole = out[0] if len(out) == 1 else b"".join(out)
+        if whole:
+            server.sent |= 1
+            client.write(whole)
+    out.clear()
+
+
+def _take(server: ServerSession, kind: int, data: bytes, pos: int, end: int) -> bytes | bool | None:
+    """Take one whole message; return True or None to pass it on, other bytes to send instead of it."""
+    fifo = server.fifo
+    head = fifo[0] if fifo else None
+    if kind == Backend.PARAMETER_STATUS:
+        return _parameter(server, data[pos + 5 : end], is_hidden=type(head) is Hidden)
+    if kind == Backend.NOTIFICATION_RESPONSE:
+        return _notification(server, data[pos:end])
+    if kind in (Backend.BACKEND_KEY_DATA, Backend.AUTHENTICATION, Backend.NEGOTIATE_PROTOCOL_VERSION):
+        return b""
+    if kind == Backend.ERROR_RESPONSE:
+        return _error(server, data[pos + 5 : end])
+    if type(head) is Hidden:
+        _gather(head, kind, data[pos + 5 : end])
+        return b""
+    if head is None or server.client is None:
+        return b""
+    if kind == Backend.COMMAND_COMPLETE and type(head) is bytes:
+        server.client.completed(head, data[pos + 5 : end - 1])
+        return True
+    if kind in (Backend.COPY_IN_RESPONSE, Backend.COPY_BOTH_RESPONSE):
+        _copy_in_begins(server)
+        return True
+    if kind == Backend.DATA_ROW:
+        server.sent |= ROWS_SENT
+        return True
+    if type(head) is Expect:
+        return _expected(server, head, kind, data, pos, end)
+    return True
+
+
+def _expected(
+    server: ServerSession, head: Expect, kind: int, data: bytes, pos: int, end: int
+) -> bytes | bool | None:
+    """Match a message with the head of the queue."""
+    client = server.client
+    assert client is not None  # noqa: S101 - the caller looked
+    if kind == Backend.COMMAND_COMPLETE and head.action != DROP:
+        client.completed_one(head, data[pos + 5 : end - 1])
+    if kind == Backend.READY_FOR_QUERY:
+        # An error skips to here; what it skipped was taken out with it.
+        if head.kind in (Frontend.SYNC, Frontend.QUERY, Frontend.FUNCTION_CALL):
+            return b"" if head.action == DROP else True
+        return True
+    if head.kind in (Frontend.QUERY, Frontend.FUNCTION_CALL):
+        return b"" if head.action == DROP else True
+    if kind in _ANSWERS.get(head.kind, ()):
+        server.fifo.popleft()
+        if head.kind == Frontend.PARSE:
+            _parsed(server, head)
+        elif head.kind == Frontend.CLOSE and head.action == FORWARD and head.statement is not None:
+            client.forget_statement(head.name)
+    return b"" if head.action == DROP else True
+
+
+def _parsed(server: ServerSession, head: Expect) -> None:
+    """Register a statement now that the server has it, not before."""
+    if head.statement is None:
+        return
+    server.prepared[head.text or head.name] = head.statement
+    if head.action != DROP and server.client is not None and head.name:
+        server.client.learn_statement(head.name, head.statement)
+
+
+def _ripe(server: ServerSession) -> bytes:
+    """Return the answers that need no server and whose turn has come."""
+    fifo = server.fifo
+    if not fifo or type(fifo[0]) is not Expect or fifo[0].action != SYNTHETIC:
+        return b""
+    ripe = []
+    while fifo:
+        head = fifo[0]
+        if type(head) is not Expect or head.action != SYNTHETIC:
+            break
+        fifo.popleft()
+        ripe.append(head.data)
+        client = server.client
+        if client is not None:
+            if head.kind == Frontend.PARSE and head.statement is not None:
+                client.learn_statement(head.name, head.statement)
+            elif head.kind == Frontend.CLOSE:
+                client.forget_statement(head.name)
+    return b"".join(ripe)
+
+
+def _gather(hidden: Hidden, kind: int, body: bytes) -> None:
+    """Keep the rows of a query of ours."""
+    if kind == Backend.DATA_ROW:
+        hidden.rows.append(wire.row_values(body))
+    elif kind in (Backend.COMMAND_COMPLETE, Backend.EMPTY_QUERY_RESPONSE):
+        hidden.results.append(hidden.rows)
+        hidden.rows = []
+
+
+def _error(server: ServerSession, body: bytes) -> bytes | bool | None:
+    """Take an ErrorResponse: of a query of ours, of the client's, or the server's last words."""
+    fields = wire.error_fields(body)
+    fifo = server.fifo
+    head = fifo[0] if fifo else None
+    if fields.get("V", fields.get("S")) in ("FATAL", "PANIC"):
+        # The socket closes behind it; what that means for the client is decided there.
+        server.fatal = fields
+        server.closing = server.closing or f"{fields.get('C', '')} {fields.get('M', '')}".strip()
+        server.abort(server.closing)
+        server.connection_lost(None)
+        return b""
+    if type(head) is Hidden:
+        head.error = head.error or fields
+        return b""
+    client = server.client
+    if head is None or client is None:
+        return b""
+    if client.repeats(server, head, fields):
+        return b""
+    client.failed(head, fields)
+    if type(head) is Expect:
+        while fifo:
+            one = fifo[0]
+            if type(one) is not Expect or one.kind in (
+                Frontend.SYNC,
+                Frontend.QUERY,
+                Frontend.FUNCTION_CALL,
+            ):
+                break
+            if one.kind == Frontend.CLOSE and one.action == DROP and one.statement is not None:
+                server.prepared.setdefault(one.name, one.statement)  # the server did not come to it
+            fifo.popleft()
+    server.copy_in = False
+    return b"" if type(head) is Expect and head.action == DROP and head.kind == Frontend.QUERY else True
+
+
+def _parameter(server: ServerSession, body: bytes, *, is_hidden: bool) -> bytes | bool | None:
+    name, value = wire.parameter(body)
+    server.reported = server.reported.with_value(name, value)
+    client = server.client
+    if client is None:
+        return b""
+    if name == "in_hot_standby":
+        server.pool.role_reported(server, is_standby=value == "on")
+    if is_hidden:
+        return b""
+    client.reported = server.reported
+    client.parameter_reported(name, value)
+    return True
+
+
+def _notification(server: ServerSession, message: bytes) -> bytes | bool | None:
+    """Put the public PID of the sender in, where the sender is a client of ours."""
+    client = server.client
+    if client is None:
+        return b""
+    pid = int.from_bytes(message[5:9], "big")
+    public = server.pool.gateway.public_pid(pid)
+    if public == pid:
+        return True
+    return message[:5] + public.to_bytes(4, "big") + message[9:]
+
+
+def _copy_in_begins(server: ServerSession) -> None:
+    """COPY FROM STDIN: a Sync that was sent ahead of the data is swallowed by the server."""
+    server.copy_in = True
+    client = server.client
+    assert client is not None  # noqa: S101 - the caller looked
+    client.copy_begins()
+    fifo = server.fifo
+    head = fifo[0]
+    if type(head) is not Expect or head.kind == Frontend.QUERY:
+        if type(head) is bytes and head[0] != Frontend.QUERY:
+            # A plain request P B E S: its Sync is gone, what is left is to be followed one by one.
+            fifo[0] = client.expect_execute(head)
+        return
+    kept = []
+    is_before_end = True
+    for one in list(fifo)[1:]:
+        if type(one) is Expect:
+            if one.kind == Frontend.COPY_DONE:
+                is_before_end = server.copy_in = False
+            elif is_before_end and one.kind == Frontend.SYNC:
+                continue
+        kept.append(one)
+    fifo.clear()
+    fifo.append(head)
+    fifo.extend(kept)
+
+
+def _ready(server: ServerSession, status: int) -> None:
+    """ReadyForQuery: one request is answered."""
+    now = monotonic()
+    fifo = server.fifo
+    server.status = status
+    server.copy_in = False
+    if not fifo:
+        return
+    head = fifo.popleft()
+    choose_table(server)
+    if type(head) is Hidden:
+        head.end()
+        return
+    client = server.client
+    took_s = now - server.began
+    server.busy_s += took_s
+    server.queries += 1
+    server.began = now
+    if status == IDLE_STATUS:
+        server.transactions += 1
+        server.xact_s += now - server.attached
+    if client is None:
+        return
+    client.status = status
+    client.answered(head, took_s)
+    if server.client is client:
+        client.settle(status)

@@ -1,0 +1,575 @@
+"""The long way of a client's bytes: message by message, where one look was not enough.
+
+Follows parts of messages, gives prepared statements the names that the server knows them by, puts in the Parse that a
+server lacks, answers what needs no server, and writes all of it in one joined write. Of a message that passes only
+the header and the names are read. Source: postgres-proxy.md sections 6.2, 6.3, 6.6; PostgreSQL's Message Formats.
+"""
+
+from __future__ import annotations
+
+import re
+from time import monotonic
+from typing import TYPE_CHECKING
+
+from sojourn.gateways.postgres import beginnings, commit_outcome, lexer, lost_transaction, session_statements, wire
+from sojourn.gateways.postgres.messages import Frontend, Refusal
+from sojourn.gateways.postgres.replies import DROP, FORWARD, SYNTHETIC, Expect, Hidden
+from sojourn.gateways.postgres.statements import CLOSE_UNNAMED, about_statement, rename_bind
+
+if TYPE_CHECKING:
+    from sojourn.gateways.postgres.client_session import ClientSession
+    from sojourn.gateways.postgres.server_session import ServerSession
+    from sojourn.gateways.postgres.statements import Statement
+
+WAITING, INPUT, TRACKED, LOST, BEGINNING, DEFERRED, CLOSING = 1, 2, 4, 8, 32, 128, 256
+"""The bits of ``Busy`` that matter here."""
+
+TEXT_LIMIT_BYTES = 65_536
+"""Part of a query's text that is looked at; the rest streams."""
+PARSE_LIMIT_BYTES = 1 << 20
+"""Largest Parse that is kept for another server; a larger one passes, and keeps its server."""
+NAME_LIMIT_BYTES = 8_192
+"""Longest portal and statement names together; PostgreSQL itself has no limit but that of the message."""
+
+_KINDS = frozenset(b"QPBDECSHdcfFXp")
+_NEED_SERVER = frozenset(b"QPBDECSHF")
+_OF_EXTENDED = frozenset(b"PBDEC")
+_DULL_TAG = re.compile(rb"(?:SELECT|INSERT|UPDATE|DELETE|BEGIN|COMMIT|FETCH|MOVE|MERGE|COPY)")
+_MAY_CHANGE = re.compile(rb"set_config|advisory|temp|\binto\b", re.IGNORECASE)
+_FIRST_WORDS = re.compile(
+    rb"\s*(prepare|execute|deallocate|discard|begin|start|rollback|commit|end|abort)\b", re.IGNORECASE
+)
+
+
+def may_change_session(tag: bytes, text: bytes) -> bool:
+    """Say whether a command with this tag and text can have changed what the session holds."""
+    return _DULL_TAG.match(tag) is None or _MAY_CHANGE.search(text) is not None
+
+
+def next_statement(expect: Expect) -> bytes:
+    """Return the statement of a Query that the next CommandComplete belongs to."""
+    statements = lexer.split_statements(expect.text)
+    index, expect.index = expect.index, expect.index + 1
+    return statements[index] if index < len(statements) else b""
+
+
+def take(client: ClientSession, data: bytes) -> None:
+    """Take a chunk of the client that the short way did not."""
+    busy = client.busy
+    if busy & CLOSING:
+        return
+    if busy & WAITING:
+        client.wait(data)
+        return
+    if busy & LOST:
+        lost_transaction.take(client, data)
+        return
+    if client.partial:
+        data, client.partial = client.partial + data, b""
+    try:
+        _Walk(client, data).run()
+    except Exception as error:  # noqa: BLE001 - whatever goes wrong here ends this client, nothing else
+        client.fail(error)
+
+
+class _Walk:
+    """One chunk on its way: what is to be written, and how far it has been looked at."""
+
+    __slots__ = ("client", "data", "out", "pos", "start")
+
+    def __init__(self, client: ClientSession, data: bytes) -> None:
+        self.client = client
+        self.data = data
+        self.out: list[bytes] = []
+        self.start = self.pos = 0
+
+    def run(self) -> None:
+        """Take message after message; what has to wait for a server is kept."""
+        client, data = self.client, self.data
+        size = len(data)
+        if client.skip:
+            self._skip(size)
+        while self.pos < size and not client.ended:
+            if size - self.pos < 5:  # noqa: PLR2004 - type and length
+                break
+            kind = data[self.pos]
+            length = int.from_bytes(data[self.pos + 1 : self.pos + 5], "big")
+            if kind not in _KINDS or length < 4 or length > client.config.max_packet_bytes:  # noqa: PLR2004 - the length counts itself
+                self._write()
+                client.refuse(
+                    Refusal("08P01", f"invalid frontend message type {kind} or length {length}", severity="FATAL")
+                )
+                return
+            end = self.pos + 1 + length
+            known = _known_bytes(kind, data, self.pos, end)
+            if kind == Frontend.QUERY and known is not None and beginnings.answers(client, known[0]):
+                self.start = self.pos = end
+                continue
+            if known is None:
+                if size - self.pos > _held_limit(kind):
+                    self._write()
+                    client.refuse(Refusal("54000", "names in a message are too long", severity="FATAL"))
+                    return
+                break
+            if kind in _NEED_SERVER and client.server is None and not self._gets_server():
+                return
+            if not self._message(kind, end, min(end, size), known):
+                return
+            self.pos = end
+        self._finish(size)
+
+    def _skip(self, size: int) -> None:
+        """Pass or drop the rest of a message."""
+        client = self.client
+        rest = min(client.skip, size)
+        client.skip -= rest
+        self.pos = rest
+        if client.discards:
+            self.start = rest
+            client.discards = client.skip > 0
+
+    def _gets_server(self) -> bool:
+        """Have a server, or keep what is left until there is one."""
+        client = self.client
+        client.server = client.pool.take(client, self.data[self.pos :])
+        if client.server is not None:
+            return True
+        if client.busy & (LOST | CLOSING) or client.ended:
+            return False
+        client.wait(self.data[self.pos :])
+        return False
+
+    def _finish(self, size: int) -> None:
+        """Write what is due, and remember where the next chunk goes on."""
+        client = self.client
+        if client.ended:
+            return
+        if self.pos > size:
+            client.skip = self.pos - size
+            client.discards = self.start > size
+            self.pos = size
+        if self.start < self.pos:
+            self.out.append(self.data[self.start : self.pos])
+        if self.pos < size:
+            client.partial = self.data[self.pos :]
+        self._write()
+        if client.partial or client.skip:
+            client.busy |= INPUT
+            client.holds |= 4
+        else:
+            client.busy &= ~INPUT
+            client.holds &= ~4
+        server = client.server
+        if server is not None and not server.fifo and not client.partial and not client.skip:
+            client.settle(server.status)
+
+    def _write(self) -> None:
+        server = self.client.server
+        if self.out and server is not None:
+            whole = self.out[0] if len(self.out) == 1 else b"".join(self.out)
+            if whole:
+                server.bytes_in += len(whole)
+                server.write(whole)
+        self.out.clear()
+
+    # One message
+
+    def _message(self, kind: int, end: int, stop: int, known: tuple[bytes, ...]) -> bool:
+        """Take one message; False: the walk is over."""
+        client = self.client
+        if kind in _NEED_SERVER:
+            server = client.server
+            assert server is not None  # noqa: S101 - the caller looked
+            if not server.fifo:
+                server.began = monotonic()
+                server.sent = 0
+            if client.busy & DEFERRED:
+                for message, expect in beginnings.deferred(client):
+                    self._insert(message, expect)
+            client.busy |= TRACKED
+            client.holds |= 8
+            self._retain(stop)
+            if kind in _OF_EXTENDED:
+                client.is_batch_open = True
+            self._to_server(server, kind, end, known)
+            return True
+        if kind == Frontend.TERMINATE:
+            self._write()
+            client.terminate()
+            return False
+        if kind in (Frontend.COPY_DATA, Frontend.COPY_DONE, Frontend.COPY_FAIL):
+            self._copy(kind, end)
+            return True
+        self._write()
+        client.refuse(Refusal("08P01", f"message type {chr(kind)!r} is out of place", severity="FATAL"))
+        return False
+
+    def _to_server(self, server: ServerSession, kind: int, end: int, known: tuple[bytes, ...]) -> None:
+        client, fifo = self.client, server.fifo
+        match kind:
+            case Frontend.QUERY:
+                self._query(server, end, known[0])
+            case Frontend.PARSE:
+                self._parse(server, end, *known)
+            case Frontend.BIND:
+                self._bind(server, *known)
+            case Frontend.DESCRIBE:
+                self._named(server, kind, end, known[0])
+                fifo.append(Expect(kind))
+            case Frontend.EXECUTE:
+                statement = (client.portals or {}).get(known[0])
+                text = b"" if statement is not None or client.unnamed is None else _text_of(client.unnamed)
+                fifo.append(Expect(kind, statement=statement, text=text))
+            case Frontend.CLOSE:
+                self._close(server, end, known[0])
+            case Frontend.SYNC:
+                client.is_batch_open = False
+                if not server.copy_in:
+                    fifo.append(Expect(kind))
+            case Frontend.FUNCTION_CALL:
+                fifo.append(Expect(kind))
+            case _:
+                pass
+
+    def _retain(self, stop: int) -> None:
+        """Keep the request, so that it can be sent again; without parts, up to a limit."""
+        client = self.client
+        limit = client.config.failover.retained_request_bytes
+        if client.request is None:
+            client.request = []
+        if not limit or sum(map(len, client.request)) + stop - self.pos > limit:
+            client.request = [b""]  # too long to be sent again: an empty part says so
+        elif client.request != [b""]:
+            client.request.append(self.data[self.pos : stop])
+
+    def _query(self, server: ServerSession, end: int, text: bytes) -> None:
+        client = self.client
+        client.unnamed = None
+        server.unnamed = None
+        first = _FIRST_WORDS.match(text)
+        if first is not None:
+            word = first[1].lower()
+            if word in (b"prepare", b"execute", b"deallocate"):
+                self._sql_statement(server, text)
+            elif word in (b"begin", b"start"):
+                beginnings.opens(client, self.data[self.pos : end], text)
+            elif word in (b"commit", b"end") and client.config.failover.arms_commit_outcome:
+                self._insert(*commit_outcome.probe(client))
+        elif client.busy & BEGINNING:
+            beginnings.goes_on(client, self.data[self.pos : end], text)
+        server.fifo.append(Expect(Frontend.QUERY, text=text))
+
+    def _sql_statement(self, server: ServerSession, text: bytes) -> None:
+        """PREPARE, EXECUTE, DEALLOCATE: let the name mean on this server what it means to the client."""
+        client = self.client
+        name = _statement_name(text)
+        if not name:
+            return
+        statement = (client.prepared or {}).get(name)
+        there = server.prepared.get(name)
+        if there is not None and there is not statement:
+            del server.prepared[name]
+            self._insert(about_statement(Frontend.CLOSE, name), Expect(Frontend.CLOSE, DROP))
+            there = None
+        if statement is not None and there is None:
+            self._insert(
+                statement.parse(name), Expect(Frontend.PARSE, DROP, name=name, text=name, statement=statement)
+            )
+
+    def _insert(self, message: bytes, expect: Expect | Hidden) -> None:
+        """Put a message of ours before the present one."""
+        if self.start < self.pos:
+            self.out.append(self.data[self.start : self.pos])
+            self.start = self.pos
+        self.out.append(message)
+        server = self.client.server
+        assert server is not None  # noqa: S101 - the caller looked
+        server.fifo.append(expect)
+
+    def _parse(self, server: ServerSession, end: int, name: bytes, body: bytes) -> None:
+        client = self.client
+        whole = end <= len(self.data)
+        if not name:
+            client.unnamed = server.unnamed = self.data[self.pos : end] if whole else None
+            server.fifo.append(Expect(Frontend.PARSE))
+            return
+        if client.prepared is not None and name in client.prepared and not self._is_closed(server, name):
+            # PostgreSQL's own answer; it needs the name to be there.
+            self._at_server(server, name, client.prepared[name])
+            server.fifo.append(Expect(Frontend.PARSE))
+            return
+        limit = client.config.pool.max_prepared_statements_per_client_count
+        if client.prepared is not None and len(client.prepared) >= limit:
+            raise Refusal(
+                "53400", f"a client may have {limit} prepared statements", hint="close those not needed", severity="FATAL"
+            )
+        if not whole:
+            client.holding.pin("a prepared statement of more than 1 MiB")
+            client.show_pins()
+            server.fifo.append(Expect(Frontend.PARSE, name=name))
+            return
+        statement = client.gateway.statements.intern(body)  # type: ignore[attr-defined]  # our gateway
+        there = server.prepared.get(name)
+        if there is statement:
+            self._answer(end, Expect(Frontend.PARSE, SYNTHETIC, data=wire.parse_complete(), name=name, statement=statement))
+            return
+        self._make_room(server)
+        if there is None:
+            server.fifo.append(Expect(Frontend.PARSE, FORWARD, name=name, text=name, statement=statement))
+            return
+        if server.prepared.get(statement.alias) is statement:
+            self._answer(end, Expect(Frontend.PARSE, SYNTHETIC, data=wire.parse_complete(), name=name, statement=statement))
+            return
+        self._replace(end, statement.parse(statement.alias))
+        server.fifo.append(Expect(Frontend.PARSE, FORWARD, name=name, text=statement.alias, statement=statement))
+
+    def _is_closed(self, server: ServerSession, name: bytes) -> bool:
+        """Say whether a Close of ``name`` is under way."""
+        return any(type(one) is Expect and one.kind == Frontend.CLOSE and one.name == name for one in server.fifo)
+
+    def _answer(self, end: int, expect: Expect) -> None:
+        """Answer a message ourselves, in its turn."""
+        self._replace(end, b"")
+        server = self.client.server
+        assert server is not None  # noqa: S101 - the caller looked
+        if server.fifo:
+            server.fifo.append(expect)
+            return
+        client = self.client
+        client.write(expect.data)
+        if expect.kind == Frontend.PARSE and expect.statement is not None:
+            client.learn_statement(expect.name, expect.statement)
+        elif expect.kind == Frontend.CLOSE:
+            client.forget_statement(expect.name)
+
+    def _replace(self, end: int, message: bytes) -> None:
+        """Send ``message`` instead of the present one."""
+        if self.start < self.pos:
+            self.out.append(self.data[self.start : self.pos])
+        if message:
+            self.out.append(message)
+        self.start = end
+
+    def _make_room(self, server: ServerSession) -> None:
+        """Close the statement that was used least recently, where the server has as many as it may."""
+        limit = self.client.config.pool.max_prepared_statements_count
+        while limit and len(server.prepared) >= limit:
+            name = next(iter(server.prepared))
+            statement = server.prepared.pop(name)
+            self._insert(
+                about_statement(Frontend.CLOSE, name), Expect(Frontend.CLOSE, DROP, name=name, statement=statement)
+            )
+
+    def _at_server(self, server: ServerSession, name: bytes, statement: Statement) -> bytes:
+        """Return the name by which the server knows a statement; it is parsed there if need be."""
+        prepared = server.prepared
+        if prepared.get(name) is statement:
+            chosen = name
+        elif prepared.get(statement.alias) is statement:
+            chosen = statement.alias
+        else:
+            for one in server.fifo:  # its Parse may be under way
+                if type(one) is Expect and one.kind == Frontend.PARSE and one.statement is statement:
+                    return one.text
+            self._make_room(server)
+            chosen = name if name not in prepared else statement.alias
+            self._insert(
+                statement.parse(chosen),
+                Expect(Frontend.PARSE, DROP, name=name, text=chosen, statement=statement),
+            )
+            return chosen
+        if len(prepared) * 2 > self.client.config.pool.max_prepared_statements_count:
+            prepared[chosen] = prepared.pop(chosen)  # the least recently used comes first
+        return chosen
+
+    def _find(self, server: ServerSession, name: bytes) -> Statement | None:
+        """Return what a name means to the client, also while its Parse is under way."""
+        statement = (self.client.prepared or {}).get(name)
+        if statement is None or server.fifo:
+            for one in reversed(server.fifo):
+                if type(one) is Expect and one.name == name:
+                    if one.kind == Frontend.PARSE and one.action != DROP:
+                        return one.statement
+                    if one.kind == Frontend.CLOSE and one.action != DROP:
+                        return None
+        return statement
+
+    def _bind(self, server: ServerSession, portal: bytes, name: bytes) -> None:
+        client = self.client
+        statement = None
+        if name:
+            statement = self._find(server, name)
+            if statement is not None:
+                chosen = self._at_server(server, name, statement)
+                if chosen != name:
+                    portal_end = self.pos + 5 + len(portal)
+                    name_end = portal_end + 1 + len(name)
+                    head = rename_bind(self.data[self.pos : name_end + 1], portal_end - self.pos, name_end - self.pos, chosen)
+                    self._replace(name_end + 1, head)
+            else:
+                self._forbid(server, name)
+        else:
+            self._unnamed(server)
+        if client.portals is None:
+            client.portals = {}
+        if statement is not None:
+            client.portals[portal] = statement
+        else:
+            client.portals.pop(portal, None)
+        server.fifo.append(Expect(Frontend.BIND))
+
+    def _forbid(self, server: ServerSession, name: bytes) -> None:
+        """A name that the client has not: PostgreSQL says so, as long as nobody else's is there under it."""
+        if name in server.prepared and not self.client.holds & 1:
+            del server.prepared[name]
+            self._insert(about_statement(Frontend.CLOSE, name), Expect(Frontend.CLOSE, DROP))
+
+    def _unnamed(self, server: ServerSession) -> None:
+        """Let the unnamed statement on this server be this client's."""
+        client = self.client
+        if client.unnamed is not None:
+            if server.unnamed is not client.unnamed:
+                parse = client.unnamed
+                self._insert(parse[: 1 + int.from_bytes(parse[1:5], "big")], Expect(Frontend.PARSE, DROP))
+                server.unnamed = client.unnamed
+        elif not client.holds & 1 and not any(
+            type(one) is Expect and one.kind == Frontend.PARSE and not one.name for one in server.fifo
+        ):
+            self._insert(CLOSE_UNNAMED, Expect(Frontend.CLOSE, DROP))
+            server.unnamed = None
+
+    def _named(self, server: ServerSession, kind: int, end: int, target: bytes) -> None:
+        """Describe of a statement or portal: ``target`` is S or P and the name."""
+        if target[:1] != b"S":
+            return
+        name = target[1:]
+        if not name:
+            self._unnamed(server)
+            return
+        statement = self._find(server, name)
+        if statement is None:
+            self._forbid(server, name)
+            return
+        chosen = self._at_server(server, name, statement)
+        if chosen != name:
+            self._replace(end, about_statement(kind, chosen))
+
+    def _close(self, server: ServerSession, end: int, target: bytes) -> None:
+        """Close: of a statement only for this client; the server keeps it for others."""
+        name = target[1:]
+        if target[:1] != b"S":
+            server.fifo.append(Expect(Frontend.CLOSE))
+            return
+        if not name:
+            self.client.unnamed = server.unnamed = None
+            server.fifo.append(Expect(Frontend.CLOSE))
+            return
+        statement = self._find(server, name)
+        if statement is not None and server.prepared.get(name) is statement and not self.client.holds & 1:
+            self._answer(end, Expect(Frontend.CLOSE, SYNTHETIC, data=wire.close_complete(), name=name))
+        elif statement is not None and server.prepared.get(name) is statement:
+            del server.prepared[name]
+            server.fifo.append(Expect(Frontend.CLOSE, name=name, statement=statement))
+        else:
+            self._answer(end, Expect(Frontend.CLOSE, SYNTHETIC, data=wire.close_complete(), name=name))
+
+    def _copy(self, kind: int, end: int) -> None:
+        """COPY data goes to a server that takes it; what comes late, after an error, is nobody's."""
+        client, server = self.client, self.client.server
+        if server is None or not (server.copy_in or server.fifo):
+            self._replace(end, b"")
+            if end > len(self.data):
+                client.discards = True
+            return
+        if kind != Frontend.COPY_DATA:
+            if server.copy_in:
+                server.copy_in = False
+            else:
+                server.fifo.append(Expect(Frontend.COPY_DONE, SYNTHETIC))
+
+
+def _held_limit(kind: int) -> int:
+    return PARSE_LIMIT_BYTES if kind in (Frontend.PARSE, Frontend.QUERY) else NAME_LIMIT_BYTES
+
+
+def _known_bytes(kind: int, data: bytes, pos: int, end: int) -> tuple[bytes, ...] | None:
+    """Return what has to be known of a message before it goes on, or None while that has not come.
+
+    Returns: Query: its text; Parse: name and body; Bind: portal and name; Describe, Close: target; Execute: portal.
+    Raises: Refusal 08P01 for a message whose strings do not end within it.
+    """
+    size = len(data)
+    is_whole = end <= size
+    body = pos + 5
+    if kind == Frontend.QUERY:
+        if is_whole:
+            if end - body < 1 or data[end - 1]:
+                raise Refusal("08P01", "invalid string in message", severity="FATAL")
+            return (data[body : end - 1],)
+        return (data[body:],) if size - body >= TEXT_LIMIT_BYTES else None
+    if kind == Frontend.PARSE:
+        if not is_whole and size - body < PARSE_LIMIT_BYTES:
+            return None
+        name_end = _string_end(data, body, min(end, size))
+        _string_end(data, name_end + 1, end) if is_whole else None
+        return data[body:name_end], data[name_end + 1 : end]
+    if kind == Frontend.BIND:
+        portal_end = data.find(0, body, min(end, size))
+        name_end = data.find(0, portal_end + 1, min(end, size)) if portal_end >= 0 else -1
+        if name_end >= 0:
+            return data[body:portal_end], data[portal_end + 1 : name_end]
+    elif kind in (Frontend.DESCRIBE, Frontend.CLOSE):
+        if is_whole:
+            if end - body < 2 or data[body] not in b"SP" or data[end - 1]:  # noqa: PLR2004 - letter and NUL
+                raise Refusal("08P01", "invalid Describe or Close message", severity="FATAL")
+            return (data[body : end - 1],)
+    elif kind == Frontend.EXECUTE:
+        portal_end = data.find(0, body, min(end, size))
+        if portal_end >= 0:
+            return (data[body:portal_end],)
+    elif kind in (Frontend.SYNC, Frontend.FLUSH, Frontend.TERMINATE, Frontend.COPY_DONE):
+        if end - body:
+            raise Refusal("08P01", f"invalid message format of {chr(kind)!r}", severity="FATAL")
+        return ()
+    else:
+        return ()
+    if is_whole:
+        raise Refusal("08P01", "invalid string in message", severity="FATAL")
+    return None
+
+
+def _string_end(data: bytes, start: int, stop: int) -> int:
+    end = data.find(0, start, stop)
+    if end < 0:
+        raise Refusal("08P01", "invalid string in message", severity="FATAL")
+    return end
+
+
+def _statement_name(text: bytes) -> bytes:
+    """Return the name in PREPARE, EXECUTE or DEALLOCATE; empty for all."""
+    return (
+        session_statements.executed_name(text)
+        or session_statements.prepared_name(text)
+        or session_statements.deallocated_name(text)
+        or b""
+    )
+
+
+def _text_of(parse: bytes) -> bytes:
+    """Return the SQL of an unnamed Parse at the beginning of a chunk."""
+    return parse[6 : parse.index(0, 6)]
+
+
+def forget_prepared(client: ClientSession, tag: bytes, text: bytes) -> None:
+    """DEALLOCATE and DISCARD ALL close protocol-level statements too."""
+    server = client.server
+    if tag == b"DEALLOCATE":
+        name = _statement_name(text)
+        client.forget_statement(name)
+        if server is not None:
+            server.prepared.pop(name, None)
+        return
+    client.prepared = None
+    if server is not None:
+        server.prepared.clear()
+        server.unnamed = None

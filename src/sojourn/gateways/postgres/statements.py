@@ -1,0 +1,77 @@
+"""Prepared statements by what they say: one object per text and parameter types, whoever prepared it.
+
+A client's name leads to a ``Statement``; a server has the statement under the client's own name where that is free
+there, else under the statement's alias. So two clients that prepare the same text under the same name, which is what
+drivers do, share one plan on a server and need no rewriting. Knows no sockets. Source: postgres-proxy.md section 6.6.
+"""
+
+from __future__ import annotations
+
+import itertools
+from weakref import WeakValueDictionary
+
+from sojourn.gateways.postgres.messages import Frontend
+
+_numbers = itertools.count(1)
+
+
+class Statement:
+    """One text with its parameter types.
+
+    Life: kept by the clients and servers that have it, forgotten with the last of them. Always true: two statements
+    of the same body are the same object. ``body`` is what follows the name in Parse: text, NUL, types.
+    """
+
+    __slots__ = ("__weakref__", "alias", "body")
+
+    def __init__(self, body: bytes) -> None:
+        self.body = body
+        self.alias = b"sojourn_%x" % next(_numbers)
+
+    @property
+    def text(self) -> bytes:
+        """Return the SQL."""
+        return self.body[: self.body.index(0)]
+
+    def parse(self, name: bytes) -> bytes:
+        """Return the Parse message that prepares it under ``name``."""
+        return b"P%b%b\0%b" % ((len(name) + 5 + len(self.body)).to_bytes(4, "big"), name, self.body)
+
+
+class StatementTable:
+    """All statements that anybody has; entries go with their last holder."""
+
+    def __init__(self) -> None:
+        self._by_body: WeakValueDictionary[bytes, Statement] = WeakValueDictionary()
+
+    def __len__(self) -> int:
+        return len(self._by_body)
+
+    def intern(self, body: bytes) -> Statement:
+        """Return the statement of a Parse body."""
+        statement = self._by_body.get(body)
+        if statement is None:
+            statement = self._by_body[body] = Statement(body)
+        return statement
+
+
+def rename_bind(message: bytes, portal_end: int, name_end: int, name: bytes) -> bytes:
+    """Return the first part of a Bind, up to its statement's name, with another name.
+
+    Args:
+        message: bytes from the Bind's type on.
+        portal_end: where the portal's NUL is.
+        name_end: where the name's NUL is.
+        name: the name to put there.
+    """
+    old = name_end - portal_end - 1
+    length = int.from_bytes(message[1:5], "big") + len(name) - old
+    return b"B%b%b%b\0" % (length.to_bytes(4, "big"), message[5 : portal_end + 1], name)
+
+
+def about_statement(kind: int, name: bytes) -> bytes:
+    """Return a Describe or Close of the statement ``name``; ``kind`` is the message's type."""
+    return b"%c%bS%b\0" % (kind, (len(name) + 6).to_bytes(4, "big"), name)
+
+
+CLOSE_UNNAMED = about_statement(Frontend.CLOSE, b"")
