@@ -240,11 +240,8 @@ class ClientSession(Session, eq=False):
             self.waits_since = 0.0
         self.busy &= ~Busy.WAITING
         self.state = ClientState.READY
-        if server.reported is not self.reported and self.login_waiter is None:
-            news = server.reported.news_for(self.reported)
-            self.reported = server.reported
-            if news:
-                self.write(news)
+        if server.reported is not self.reported:
+            self.sees(server.reported)
         if self.server is not server:
             return  # it was lost meanwhile
         if self.needs_restore:
@@ -262,6 +259,13 @@ class ClientSession(Session, eq=False):
                     self.kept += (kept or [])[index:]
                 return
             self.data_received(data)
+
+    def sees(self, reported: Reported) -> None:
+        """Tell the client what its new server reports otherwise than the last one."""
+        news = reported.news_for(self.reported)
+        self.reported = reported
+        if news and self.login_waiter is None:
+            self.write(news)
 
     def settle(self, status: int) -> None:
         """Decide after a ReadyForQuery whether the server can be given back."""

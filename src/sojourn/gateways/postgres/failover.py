@@ -399,10 +399,10 @@ class ClusterState:
                 self._fire(ALIVE, why)
             elif self.state == SWITCHING and evidence.seen_at > self.since:
                 self._fire(ANSWERED, why)
-        elif self._is_leaving(node):
-            node.evidence = f"{why}, being left"
         elif self._accepted_timeline and evidence.timeline > self._accepted_timeline:
             self._accept(node, why)
+        elif self._is_leaving(node):
+            node.evidence = f"{why}, being left"
         elif self._candidate is None or evidence.timeline > self._candidate.timeline:
             self._candidate, self._claimed_at = node, evidence.seen_at
             node.evidence = f"{why}, the others are being asked"

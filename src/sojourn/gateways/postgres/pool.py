@@ -167,20 +167,19 @@ class Pool:
             servers = place.idle.get(client.vector)
             if servers:
                 server = servers.pop()
-                if server.reported is client.reported:
-                    server.client = client
-                    client.server = server
-                    server.state = "query"
-                    server.attached = server.began = monotonic()
-                    server.last_pid = client.pid
-                    return server
-                self._hand(server, client)
-                return None
+                server.client = client
+                client.server = server
+                server.state = "query"
+                server.attached = server.began = monotonic()
+                server.last_pid = client.pid
+                if server.reported is not client.reported:
+                    client.sees(server.reported)
+                return server
             if self.mode != "session":
                 found = place.any_idle()
                 if found is not None:
-                    self._hand(found, client)
-                    return None
+                    self._lend(found, client)
+                    return found if self.fit(found, client) else None
         self._queue(place, client)
         return None
 
@@ -220,28 +219,30 @@ class Pool:
             server.state = "idle"
             self.give_back(server)
 
-    def _hand(self, server: ServerSession, client: ClientSession) -> None:
-        """Lend a server, fitted first where its settings differ."""
+    def _lend(self, server: ServerSession, client: ClientSession) -> None:
         server.client = client
         client.server = server
+        server.state = "query"
         server.attached = server.began = monotonic()
         server.last_pid = client.pid
-        if server.vector is client.vector:
-            server.state = "query"
-            client.attached(server)
-        else:
-            self.fit(server, client)
 
-    def fit(self, server: ServerSession, client: ClientSession) -> None:
-        """Give a server the client's settings, and let the client go on when it has accepted them."""
-        sql = difference(server.vector, client.vector)
-        if not sql:
-            server.vector = client.vector
+    def _hand(self, server: ServerSession, client: ClientSession) -> None:
+        """Lend a server to a client that waits, fitted first where its settings differ."""
+        self._lend(server, client)
+        if self.fit(server, client):
             client.attached(server)
-            return
+
+    def fit(self, server: ServerSession, client: ClientSession) -> bool:
+        """Give a server the client's settings; False: the client waits until the server has accepted them."""
+        wanted = client.vector
+        if server.vector is wanted:
+            return True
+        sql = difference(server.vector, wanted)
+        if not sql:
+            server.vector = wanted
+            return True
         client.busy |= _WAITING
         server.state = "dependencies"
-        wanted = client.vector
 
         def fitted(hidden: Hidden) -> None:
             if client.server is not server:
@@ -262,6 +263,7 @@ class Pool:
             )
 
         server.run(sql, Hidden(fitted))
+        return False
 
     def clean(self, server: ServerSession, *, is_dirty: bool) -> None:
         """Take back the server of a client that has left; one that may hold things of it is reset first."""

@@ -131,12 +131,10 @@ class _Walk:
     def _gets_server(self) -> bool:
         """Have a server, or keep what is left until there is one."""
         client = self.client
-        client.server = client.pool.take(client, self.data[self.pos :])
-        if client.server is not None:
+        if client.pool.take(client) is not None:
             return True
-        if client.busy & (LOST | CLOSING) or client.ended:
-            return False
-        client.wait(self.data[self.pos :])
+        if not client.ended:
+            client.wait(self.data[self.pos :])
         return False
 
     def _finish(self, size: int) -> None:
