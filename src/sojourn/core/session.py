@@ -378,6 +378,19 @@ class Session(msgspec.Struct, eq=False):
             await slow
         return bool(lane == Lane.CONVERSATION)
 
+    # Draining
+
+    @property
+    def is_idle(self) -> bool:
+        """Say whether nothing is under way, so that a drain may end the session: no task, or one that waits."""
+        return self.task is None or self.waiter is not None
+
+    def drain(self) -> None:
+        """Take note that the connection drains while something is under way; for protocols that can end in between.
+
+        Called again with every sweep until the session is idle.
+        """
+
     # Ending
 
     def fail(self, error: BaseException) -> None:

@@ -151,7 +151,7 @@ def sitting(server):
 FOLLOWED = {
     "set and reset": ["SET work_mem TO '5MB'", "SET TimeZone = 'Europe/Zurich'", "RESET work_mem"],
     "set with many spellings": [
-        "SET SESSION search_path = a, \"B c\", public",
+        'SET SESSION search_path = a, "B c", public',
         "SET TIME ZONE INTERVAL '-08:00' HOUR TO MINUTE",
         "SET NAMES 'LATIN1'",
         "SET XML OPTION DOCUMENT",
@@ -160,11 +160,27 @@ FOLLOWED = {
         "SET datestyle TO sql, dmy",
         "SET myapp.\"user\" TO 'it''s'; SET myapp.select = E'a\\\\b';",
     ],
-    "schema and default": ["SET SCHEMA 'a'", "SET work_mem TO '5MB'", "SET work_mem TO DEFAULT", "SET TIME ZONE LOCAL"],
-    "other letters": ['SET search_path TO größe, "größe"', "SET application_name TO 'größe'", "SET client_encoding TO latin1"],
+    "schema and default": [
+        "SET SCHEMA 'a'",
+        "SET work_mem TO '5MB'",
+        "SET work_mem TO DEFAULT",
+        "SET TIME ZONE LOCAL",
+    ],
+    "other letters": [
+        'SET search_path TO größe, "größe"',
+        "SET application_name TO 'größe'",
+        "SET client_encoding TO latin1",
+    ],
     "reset all keeps who": ["SET ROLE ana", "SET work_mem TO '5MB'", "SET a.b TO 'x'", "RESET ALL"],
     "commit": ["BEGIN", "SET work_mem TO '5MB'", "SET LOCAL search_path TO a", "COMMIT"],
-    "rollback": ["SET work_mem TO '6MB'", "BEGIN", "SET work_mem TO '5MB'", "SET a.b TO 'x'", "LISTEN c", "ROLLBACK"],
+    "rollback": [
+        "SET work_mem TO '6MB'",
+        "BEGIN",
+        "SET work_mem TO '5MB'",
+        "SET a.b TO 'x'",
+        "LISTEN c",
+        "ROLLBACK",
+    ],
     "failed commit": ["BEGIN", "SET work_mem TO '5MB'", "SELECT 1/0", "COMMIT"],
     "local after session": ["BEGIN", "SET work_mem TO '5MB'", "SET LOCAL work_mem TO '6MB'", "COMMIT"],
     "session after local": ["BEGIN", "SET LOCAL work_mem TO '5MB'", "SET work_mem TO '6MB'", "COMMIT"],
@@ -185,10 +201,37 @@ FOLLOWED = {
         "RELEASE s",
         "COMMIT",
     ],
-    "savepoint before anything": ["BEGIN", "SAVEPOINT \"S\"", "SET ROLE ana", "SELECT 1/0", "ROLLBACK TO \"S\"", "END"],
-    "release keeps": ["BEGIN", "SAVEPOINT a", "SET LOCAL work_mem TO '5MB'", "SET search_path TO a", "RELEASE a", "COMMIT"],
-    "chain": ["BEGIN", "SET work_mem TO '5MB'", "COMMIT AND CHAIN", "SET work_mem TO '6MB'", "ROLLBACK AND CHAIN", "ABORT"],
-    "two-phase": ["BEGIN", "SET work_mem TO '5MB'", "SELECT 1", "PREPARE TRANSACTION 'p'", "ROLLBACK PREPARED 'p'"],
+    "savepoint before anything": [
+        "BEGIN",
+        'SAVEPOINT "S"',
+        "SET ROLE ana",
+        "SELECT 1/0",
+        'ROLLBACK TO "S"',
+        "END",
+    ],
+    "release keeps": [
+        "BEGIN",
+        "SAVEPOINT a",
+        "SET LOCAL work_mem TO '5MB'",
+        "SET search_path TO a",
+        "RELEASE a",
+        "COMMIT",
+    ],
+    "chain": [
+        "BEGIN",
+        "SET work_mem TO '5MB'",
+        "COMMIT AND CHAIN",
+        "SET work_mem TO '6MB'",
+        "ROLLBACK AND CHAIN",
+        "ABORT",
+    ],
+    "two-phase": [
+        "BEGIN",
+        "SET work_mem TO '5MB'",
+        "SELECT 1",
+        "PREPARE TRANSACTION 'p'",
+        "ROLLBACK PREPARED 'p'",
+    ],
     "role": ["SET ROLE ana", "SET ROLE NONE", "SET ROLE 'ana'", "BEGIN", "RESET ROLE", "ROLLBACK"],
     "another user drops the role": ["SET ROLE ana", "SET SESSION AUTHORIZATION carl"],
     "role of another user": ["SET SESSION AUTHORIZATION carl", "SET ROLE ana", "SET search_path TO a"],
@@ -208,8 +251,17 @@ FOLLOWED = {
         "DEALLOCATE p",
     ],
     "prepare before an error": ["PREPARE p AS SELECT 1; SELECT 1/0"],
-    "deallocate all": ["PREPARE p AS SELECT 1", "PREPARE prepare AS SELECT 2", "DEALLOCATE prepare", "DEALLOCATE ALL"],
-    "listen": ["LISTEN Chan; LISTEN \"Chan\"", "BEGIN; UNLISTEN chan; LISTEN x; UNLISTEN x; COMMIT", "BEGIN; UNLISTEN *; ROLLBACK"],
+    "deallocate all": [
+        "PREPARE p AS SELECT 1",
+        "PREPARE prepare AS SELECT 2",
+        "DEALLOCATE prepare",
+        "DEALLOCATE ALL",
+    ],
+    "listen": [
+        'LISTEN Chan; LISTEN "Chan"',
+        "BEGIN; UNLISTEN chan; LISTEN x; UNLISTEN x; COMMIT",
+        "BEGIN; UNLISTEN *; ROLLBACK",
+    ],
     "unlisten all": ["LISTEN a", "LISTEN b", "UNLISTEN *"],
     "held cursors": [
         "DECLARE c INSENSITIVE NO SCROLL CURSOR WITH HOLD FOR SELECT generate_series(1, 3)",
@@ -226,7 +278,7 @@ FOLLOWED = {
     "temporary tables": [
         "CREATE TEMP TABLE one (id serial, d int GENERATED ALWAYS AS IDENTITY, PRIMARY KEY (id))",
         "CREATE TEMPORARY TABLE IF NOT EXISTS pg_temp.two AS SELECT 1 AS temp",
-        "CREATE LOCAL TEMP SEQUENCE \"Three\"",
+        'CREATE LOCAL TEMP SEQUENCE "Three"',
         "CREATE OR REPLACE TEMP VIEW four AS SELECT * FROM one",
         "BEGIN; CREATE TEMP TABLE five (); CREATE TEMP TABLE six () ON COMMIT DROP; COMMIT",
         "BEGIN; CREATE TEMP TABLE seven (); ROLLBACK",
@@ -237,13 +289,20 @@ FOLLOWED = {
         "DISCARD ALL",
     ],
     "load": ["LOAD 'plpgsql'"],
-    "reset and then local": ["SET work_mem TO '5MB'", "BEGIN; RESET work_mem; SET LOCAL work_mem TO '6MB'; COMMIT"],
+    "reset and then local": [
+        "SET work_mem TO '5MB'",
+        "BEGIN; RESET work_mem; SET LOCAL work_mem TO '6MB'; COMMIT",
+    ],
     "untracked": [
         "SET seed TO 0.5; SET CONSTRAINTS ALL DEFERRED",
         "BEGIN; SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY; SET transaction_deferrable TO on; COMMIT",
     ],
-    "innocent": ["SELECT 'temp', 'advisory' FROM t", "BEGIN; SELECT pg_advisory_xact_lock(1); COMMIT", "DO 'BEGIN END'"],
-}  # fmt: skip
+    "innocent": [
+        "SELECT 'temp', 'advisory' FROM t",
+        "BEGIN; SELECT pg_advisory_xact_lock(1); COMMIT",
+        "DO 'BEGIN END'",
+    ],
+}
 
 # These need the server's own view.
 ASKED = {
@@ -252,15 +311,30 @@ ASKED = {
     "do block undoes": ["SET work_mem TO '6MB'", "DO $$ BEGIN RESET work_mem; EXECUTE 'LISTEN x'; END $$"],
     "do block prepares": ["DO $$ BEGIN EXECUTE 'PREPARE p AS SELECT 1'; EXECUTE 'SET ROLE ana'; END $$"],
     "set_config in a query": ["SELECT set_config('work_mem', i || 'MB', false) FROM generate_series(5, 6) i"],
-    "set_config in a prepared statement": ["PREPARE p AS SELECT set_config('work_mem', '5MB', false)", "EXECUTE p"],
+    "set_config in a prepared statement": [
+        "PREPARE p AS SELECT set_config('work_mem', '5MB', false)",
+        "EXECUTE p",
+    ],
     "advisory": ["SELECT pg_advisory_lock(1)", "SELECT pg_try_advisory_lock_shared(2, 3)"],
     "advisory undone": ["SELECT pg_advisory_lock(1)", "SELECT pg_advisory_unlock_all()"],
-    "select into temp": ["SELECT 1 AS id INTO TEMP x", "CREATE TABLE pg_temp.y (id int)", "CREATE TYPE pg_temp.k AS (a int)"],
-    "temp by path": ["SET search_path TO pg_temp, public", "CREATE TABLE y (id int)", "SELECT 1 AS id INTO z"],
-    "temp dropped": ["CREATE TEMP TABLE x (id int)", "CREATE VIEW v AS SELECT * FROM x", "DROP TABLE x CASCADE"],
+    "select into temp": [
+        "SELECT 1 AS id INTO TEMP x",
+        "CREATE TABLE pg_temp.y (id int)",
+        "CREATE TYPE pg_temp.k AS (a int)",
+    ],
+    "temp by path": [
+        "SET search_path TO pg_temp, public",
+        "CREATE TABLE y (id int)",
+        "SELECT 1 AS id INTO z",
+    ],
+    "temp dropped": [
+        "CREATE TEMP TABLE x (id int)",
+        "CREATE VIEW v AS SELECT * FROM x",
+        "DROP TABLE x CASCADE",
+    ],
     "temp renamed": ["CREATE TEMP TABLE x (id int)", "ALTER TABLE x RENAME TO y"],
     "from current": ["SET work_mem TO '5MB'", "SET work_mem FROM CURRENT"],
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", FOLLOWED)
@@ -300,16 +374,56 @@ SETTINGS = {
     "datestyle": ("german", "'sql, dmy'", "iso, ymd"),
 }
 EVENTS = (
-    "BEGIN", "BEGIN", "BEGIN", "COMMIT", "COMMIT", "COMMIT", "ROLLBACK", "ROLLBACK AND CHAIN", "COMMIT AND CHAIN",
-    "SAVEPOINT s", "SAVEPOINT \"T\"", "SAVEPOINT s", "ROLLBACK TO s", "ROLLBACK TO \"T\"", "RELEASE s", "RELEASE SAVEPOINT \"T\"",
-    "SELECT 1/0", "SELECT 1", "LISTEN x", "LISTEN y", "UNLISTEN x", "UNLISTEN *", "SET ROLE ana", "SET ROLE bob", "RESET ROLE",
-    "SET LOCAL ROLE ana", "SET SESSION AUTHORIZATION carl", "SET LOCAL SESSION AUTHORIZATION carl", "RESET SESSION AUTHORIZATION",
-    "RESET ALL", "DISCARD ALL", "DISCARD TEMP", "PREPARE p AS SELECT 1", "PREPARE q AS SELECT 2", "DEALLOCATE p",
-    "DEALLOCATE ALL", "DECLARE c CURSOR WITH HOLD FOR SELECT 1", "DECLARE d CURSOR WITH HOLD FOR SELECT 2", "FETCH d", "CLOSE c", "CLOSE ALL",
-    "CREATE TEMP TABLE tt (id int)", "CREATE TEMP TABLE uu (id int) ON COMMIT DROP", "DROP TABLE IF EXISTS tt",
-    "SELECT pg_advisory_lock(1)", "SELECT pg_advisory_unlock_all()", "DO $$ BEGIN SET work_mem TO '9MB'; END $$",
-    "SELECT set_config('app.tenant', 'by call', false)", "SELECT set_config('work_mem', '8MB', true)",
-)  # fmt: skip
+    "BEGIN",
+    "BEGIN",
+    "BEGIN",
+    "COMMIT",
+    "COMMIT",
+    "COMMIT",
+    "ROLLBACK",
+    "ROLLBACK AND CHAIN",
+    "COMMIT AND CHAIN",
+    "SAVEPOINT s",
+    'SAVEPOINT "T"',
+    "SAVEPOINT s",
+    "ROLLBACK TO s",
+    'ROLLBACK TO "T"',
+    "RELEASE s",
+    'RELEASE SAVEPOINT "T"',
+    "SELECT 1/0",
+    "SELECT 1",
+    "LISTEN x",
+    "LISTEN y",
+    "UNLISTEN x",
+    "UNLISTEN *",
+    "SET ROLE ana",
+    "SET ROLE bob",
+    "RESET ROLE",
+    "SET LOCAL ROLE ana",
+    "SET SESSION AUTHORIZATION carl",
+    "SET LOCAL SESSION AUTHORIZATION carl",
+    "RESET SESSION AUTHORIZATION",
+    "RESET ALL",
+    "DISCARD ALL",
+    "DISCARD TEMP",
+    "PREPARE p AS SELECT 1",
+    "PREPARE q AS SELECT 2",
+    "DEALLOCATE p",
+    "DEALLOCATE ALL",
+    "DECLARE c CURSOR WITH HOLD FOR SELECT 1",
+    "DECLARE d CURSOR WITH HOLD FOR SELECT 2",
+    "FETCH d",
+    "CLOSE c",
+    "CLOSE ALL",
+    "CREATE TEMP TABLE tt (id int)",
+    "CREATE TEMP TABLE uu (id int) ON COMMIT DROP",
+    "DROP TABLE IF EXISTS tt",
+    "SELECT pg_advisory_lock(1)",
+    "SELECT pg_advisory_unlock_all()",
+    "DO $$ BEGIN SET work_mem TO '9MB'; END $$",
+    "SELECT set_config('app.tenant', 'by call', false)",
+    "SELECT set_config('work_mem', '8MB', true)",
+)
 
 
 def random_statement(chance: random.Random) -> str:
@@ -386,6 +500,22 @@ def test_a_reset_leads_back_to_what_the_client_asked_for_at_its_login(server):
                 [[b'a, "B c"']],
                 [[b"ana"]],
             ]
+    finally:
+        sitting.close()
+
+
+def test_a_reset_that_only_the_server_saw_is_corrected_after_the_snapshot(server):
+    """Section 6.6, with a DO block: also where the engine has noted a correction before the snapshot came."""
+    startup = from_startup({"work_mem": "10MB", "options": "-c role=ana"})
+    sitting = Sitting(server, startup)
+    try:
+        sitting.run("DO $$ BEGIN RESET ALL; RESET ROLE; END $$")
+        sitting.state.corrected()
+        sitting.state.take_snapshot(sitting.snapshot())
+        assert sitting.state.vector is startup
+        assert sitting.state.server_vector is EMPTY
+        sitting.check()
+        assert sitting.execute(b"SHOW work_mem; SHOW role") == [[[b"10MB"]], [[b"ana"]]]
     finally:
         sitting.close()
 
@@ -545,3 +675,63 @@ def test_a_fresh_state_is_small_and_ends_with_its_client():
         assert watched() is None
     finally:
         gc.enable()
+
+
+PIPELINES = {
+    "an error undoes it all": (("SET work_mem TO '5MB'", "LISTEN c", "SELECT 1/0"), EMPTY),
+    "a commit in the middle stays": (
+        ("BEGIN", "SET work_mem TO '5MB'", "COMMIT", "SET search_path TO a", "SELECT 1/0"),
+        Vector.of({"work_mem": b"'5MB'"}),
+    ),
+    "without error it is one commit": (
+        ("SET work_mem TO '5MB'", "SELECT 1"),
+        Vector.of({"work_mem": b"'5MB'"}),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", PIPELINES)
+def test_a_pipeline_up_to_its_sync_is_one_transaction(server, sitting, name):
+    """Manual section 55.2.3: without BEGIN, everything up to the Sync commits or rolls back together."""
+    statements, vector = PIPELINES[name]
+    raw, state = sitting.raw, sitting.state
+    raw.enter_pipeline_mode()
+    for sql in statements:
+        raw.send_query_params(sql.encode(), None)
+    raw.pipeline_sync()
+    for sql in statements:
+        result = raw.get_result()
+        if result.status == pq.ExecStatus.FATAL_ERROR:
+            state.failed()
+        elif result.status != pq.ExecStatus.PIPELINE_ABORTED:
+            state.completed(result.command_status, sql.encode())
+        assert raw.get_result() is None
+    assert raw.get_result().status == pq.ExecStatus.PIPELINE_SYNC
+    raw.exit_pipeline_mode()
+    state.ready(73)
+    assert state.vector is vector
+    sitting.check()
+
+
+def test_after_a_failover_only_what_could_be_rebuilt_is_held():
+    """Section 6.8, idle and not restorable: the loss is reported once, then it is over."""
+    state = SessionState()
+    for tag, statement in (
+        (b"LISTEN", b"LISTEN a"),
+        (b"PREPARE", b"PREPARE p AS SELECT 1"),
+        (b"DECLARE CURSOR", b"DECLARE c CURSOR WITH HOLD FOR SELECT 1"),
+        (b"DECLARE CURSOR", b"DECLARE d CURSOR WITH HOLD FOR SELECT 2"),
+        (b"FETCH 1", b"FETCH d"),
+        (b"CREATE TABLE", b"CREATE TEMP TABLE t ()"),
+    ):
+        state.completed(tag, statement)
+    state.ready(73)
+    state.completed(b"SET", b"SET work_mem TO '5MB'")
+    state.forget_losses()
+    assert state.losses() == []
+    assert state.vector is state.current_vector is EMPTY
+    assert state.restoration() == [
+        b"PREPARE p AS SELECT 1",
+        b'LISTEN "a"',
+        b"DECLARE c CURSOR WITH HOLD FOR SELECT 1",
+    ]

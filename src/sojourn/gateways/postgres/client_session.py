@@ -44,6 +44,8 @@ class ClientState:
     WAITING = "waiting"
     QUERY = "query"
     CLOSING = "closing"
+    CONSOLE = "console"
+    """An operator at the admin console."""
 
 
 class Busy:
@@ -79,6 +81,8 @@ class Holds:
     UNSETTLED = 32
     """A statement of this request changed the session."""
     BEGINNING = 64
+    DRAINING = 128
+    """The client is closed when its transaction has ended."""
 
 
 class ClientSession(Session, eq=False):
@@ -100,7 +104,7 @@ class ClientSession(Session, eq=False):
     prepared: dict[bytes, Statement] | None = None
     unnamed: bytes | None = None
     write: Callable[[bytes], None] = None  # type: ignore[assignment]  # set by login
-    log_wants: Callable[[float, bool], bool] = None  # type: ignore[assignment]  # set by login
+    noteworthy_s: float = 0.0
     partial: bytes = b""
     skip: int = 0
     discards: bool = False
@@ -143,7 +147,8 @@ class ClientSession(Session, eq=False):
         if code == SIMPLE:
             self.unnamed = None
         elif code == EXTENDED_NAMED:
-            statement = None if self.prepared is None else self.prepared.get(bound_statement(data))
+            name = bound_statement(data)
+            statement = None if self.prepared is None else self.prepared.get(name)
             if statement is None:
                 request_walk.take(self, data)
                 return
@@ -152,7 +157,7 @@ class ClientSession(Session, eq=False):
                 if server is None:
                     self.wait(data)
                     return
-            if server.prepared.get(bound_statement(data)) is not statement:
+            if server.prepared.get(name) is not statement:
                 request_walk.take(self, data)
                 return
         elif code == EXTENDED_UNNAMED:
@@ -189,7 +194,7 @@ class ClientSession(Session, eq=False):
 
     def connection_lost(self, error: Exception | None) -> None:
         """Give back or close the server, then let the core know."""
-        self.leave()
+        self.gateway.client_left(self)  # type: ignore[attr-defined]  # our gateway
         self.connection.connection_lost(error)
 
     def pause_writing(self) -> None:
@@ -296,7 +301,9 @@ class ClientSession(Session, eq=False):
             self.request = None
         if status != IDLE_STATUS or self.is_batch_open:
             return
-        if not self.holds:
+        if self.holds & Holds.DRAINING and self.is_idle:
+            self.close(Reason.DRAINED)
+        elif not self.holds:
             self.detach(server)
         elif server.vector is not self.vector:
             self.pool.fit(server, self)
@@ -417,12 +424,12 @@ class ClientSession(Session, eq=False):
 
     def answered(self, head: Entry, took_s: float) -> None:
         """A request was answered: the log may want it."""
-        if self.log_wants(took_s, False):  # noqa: FBT003 - the short way calls it so too
-            self.log(head, took_s, "")
+        if took_s >= self.noteworthy_s:
+            self.note_statement(head, took_s)
 
-    def log(self, head: Entry, took_s: float, sqlstate: str) -> None:
-        """Write a slow, failed or sampled statement into the log and the flight recorder."""
-        self.gateway.log_statement(self, head, took_s, sqlstate)  # type: ignore[attr-defined]  # our gateway
+    def note_statement(self, head: Entry, took_s: float) -> None:
+        """Offer a statement to the log: a slow one, or any where statements are sampled."""
+        self.gateway.log_statement(self, head, took_s, "")  # type: ignore[attr-defined]  # our gateway
 
     # The beginning of a transaction
 
@@ -432,6 +439,22 @@ class ClientSession(Session, eq=False):
         self.holds &= ~Holds.BEGINNING
         self.prefix = None
         self.has_data = False
+
+    # Draining
+
+    @property
+    def is_idle(self) -> bool:
+        """Say whether the client is between two transactions, with nothing under way; or has not begun to log in."""
+        if self.task is not None:
+            return self.state == ClientState.CONSOLE or not self.user
+        if self.status != IDLE_STATUS or self.busy & ~Busy.ROUTED or self.is_batch_open:
+            return False
+        return self.server is None or not self.server.fifo
+
+    def drain(self) -> None:
+        """Let the end of the transaction be the end of the client."""
+        if self.task is None:
+            self.holds |= Holds.DRAINING
 
     # Ending
 

@@ -230,4 +230,4 @@ class NodeProbe:
 
     def _lost(self) -> None:
         if self._is_wanted:
-            self._room.monitor.lost(self._node)
+            self._room.monitor.lost(self._node, self)

@@ -220,7 +220,7 @@ class RoutingSettings(Settings, frozen=True):
         Meta(description="primary: everything; replica_reads: what is known to only read goes to replicas."),
     ] = "primary"
     classifier: Annotated[
-        bool, Meta(description="Read SQL to find statements that only read; needs sojourn[pglast].")
+        bool, Meta(description="Read SQL to find statements that only read; needs sojourn[routing].")
     ] = False
     allowed_functions: Annotated[
         tuple[str, ...], Meta(description="Functions that the classifier may take for only reading.")

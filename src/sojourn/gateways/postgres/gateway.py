@@ -461,14 +461,23 @@ class PostgresGateway(Gateway):
         """Tell what was decided, one line per client and loss."""
         self.server.events.emit(SESSION_MOVED, client, decision.situation, decision.reason, client.about)
 
+    @property
+    def noteworthy_s(self) -> float:
+        """Return from which duration on a statement is offered to the log: all of them where any is sampled."""
+        settings = self.settings.query_log
+        if settings.sample_rate:
+            return 0.0
+        return settings.slow_ms / 1000 if settings.slow_ms and settings.entries_count else float("inf")
+
     def statement_failed(self, client: ClientSession, head: Entry, fields: Mapping[str, str]) -> None:
         """Take note of a statement's error: for the log and the trace."""
         client.note(f"error {fields.get('C', '')}", direction=Direction.ERROR)
-        if self.query_log.wants(0.0, True):  # noqa: FBT003 - as on the hot path
-            self.log_statement(client, head, 0.0, fields.get("C", ""))
+        self.log_statement(client, head, 0.0, fields.get("C", ""))
 
     def log_statement(self, client: ClientSession, head: Entry, took_s: float, sqlstate: str) -> None:
-        """Write a statement that is slow, failed or sampled into the log."""
+        """Write a statement into the log if it is slow, failed or sampled."""
+        if not self.query_log.wants(took_s, bool(sqlstate)):
+            return
         if isinstance(head, bytes):
             text = text_of(client, head)
         else:

@@ -193,12 +193,17 @@ class Holdings:
             cursor.is_read = True
 
     def take_snapshot(self, snapshot: Snapshot) -> None:
-        """Adopt the server's view; only at an idle moment, with nothing sent since the snapshot was asked for."""
+        """Adopt the server's view; only at an idle moment, with nothing sent since the snapshot was asked for.
+
+        Then: the server has :attr:`server_vector`.
+        """
         vector = vector_of(snapshot, self.vector)
-        for name in self._reset or ():
-            value = self.vector.get(name)
-            if value is not None and name not in snapshot.settings:
+        # What was asked for at login and is not on the server has been reset: it is the client's all the same.
+        missing = frozenset(name for name, _ in self.startup.items if name not in vector)
+        for name, value in self.startup.items:
+            if name in missing:
                 vector = vector.with_value(name, value)
+        self._reset = missing or None
         self.vector = vector
         cursors = {
             name: self._objects.cursors.get(name) or HeldCursor(statement, is_read=True)

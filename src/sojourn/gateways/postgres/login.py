@@ -16,6 +16,7 @@ from sojourn.core.tls import peer_names
 from sojourn.errors import BackendUnavailable, ConnectionLost, RemoteProtocolError
 from sojourn.gateways.postgres import wire
 from sojourn.gateways.postgres.auth import Credentials, login_client, no_rule
+from sojourn.gateways.postgres.direct import writer_of
 from sojourn.gateways.postgres.client_session import Busy, ClientSession, ClientState, Holds
 from sojourn.gateways.postgres.messages import (
     SQLSTATE,
@@ -70,15 +71,18 @@ async def log_in(session: ClientSession, talk: ClientTalk) -> None:
     gateway: PostgresGateway = session.gateway  # type: ignore[assignment]  # the core opens sessions of our class
     try:
         async with asyncio.timeout(gateway.settings.timeouts.client_login_timeout_s):
-            await _log_in(gateway, session, talk)
+            is_operator = await _log_in(gateway, session, talk)
     except TimeoutError as error:
         raise Refusal(SQLSTATE.PROTOCOL_VIOLATION, "client_login_timeout", severity="FATAL") from error
+    if is_operator:
+        await gateway.door.serve(session, talk)
 
 
-async def _log_in(gateway: PostgresGateway, session: ClientSession, talk: ClientTalk) -> None:
+async def _log_in(gateway: PostgresGateway, session: ClientSession, talk: ClientTalk) -> bool:
+    """Bring a client in; return whether it is an operator, whose conversation with the console is to come."""
     startup = await _startup(gateway, session, talk)
     if startup is None:
-        return
+        return False
     parameters = startup.parameters
     user = parameters.get("user", "")
     database = parameters.get("database") or user
@@ -87,8 +91,9 @@ async def _log_in(gateway: PostgresGateway, session: ClientSession, talk: Client
     session.application = parameters.get("application_name", "")
     _check(gateway, talk, startup, user)
     if database in gateway.settings.console.databases:
-        await gateway.serve_console(session, talk, user)
-        return
+        await _authenticate(gateway, talk, user, database)
+        gateway.door.enter(session, talk, startup)
+        return True
     entry = gateway.find_database(database)
     credentials = await _authenticate(gateway, talk, user, database)
     if entry is None:
@@ -99,9 +104,9 @@ async def _log_in(gateway: PostgresGateway, session: ClientSession, talk: Client
     try:
         await _enter(gateway, session, talk, startup, pool)
     except BaseException:
-        if not session.ended:
-            gateway.client_left(session)
+        gateway.client_left(session)
         raise
+    return False
 
 
 def _check(gateway: PostgresGateway, talk: ClientTalk, startup: StartupMessage, user: str) -> None:
@@ -198,13 +203,13 @@ async def _enter(
     vector = from_startup(_kept(gateway, startup.parameters))
     session.holding = SessionState(vector)
     session.vector = vector
-    session.log_wants = gateway.query_log.wants
+    session.noteworthy_s = gateway.noteworthy_s
     if gateway.is_routed(pool):
         session.busy |= Busy.ROUTED
     transport = talk.transport
     if transport is None:
         raise ConnectionLost("closed by the peer")
-    session.write = transport.write
+    session.write = writer_of(transport)
     reported = await gateway.welcome(pool)
     pid = 0
     if pool.mode == "session":

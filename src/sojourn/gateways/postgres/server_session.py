@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from sojourn.errors import BackendUnavailable
 from sojourn.gateways.postgres import reply_walk, wire
+from sojourn.gateways.postgres.direct import writer_of
 from sojourn.gateways.postgres.replies import Entry, Hidden
 from sojourn.gateways.postgres.scan import QUIET, next_stop
 from sojourn.gateways.postgres.vector import EMPTY, Vector
@@ -158,7 +159,7 @@ class ServerSession(asyncio.Protocol):
     def take_over(self, transport: asyncio.Transport) -> None:
         """Begin to relay on ``transport``, whose login is done."""
         self.transport = transport
-        self.write = transport.write
+        self.write = writer_of(transport)
         self.state = ServerState.IDLE
 
     # What the loop calls
@@ -179,8 +180,8 @@ class ServerSession(asyncio.Protocol):
                 self.busy_s += took_s
                 self.queries += 1
                 client.write(data)
-                if client.log_wants(took_s, False):  # noqa: FBT003 - a call by keyword costs 60 ns
-                    client.log(fifo[0], took_s, "")
+                if took_s >= client.noteworthy_s:
+                    client.note_statement(fifo[0], took_s)
                 fifo.clear()
                 self.status = client.status = status = data[-1]
                 if status != IDLE_STATUS:

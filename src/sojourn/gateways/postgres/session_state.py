@@ -10,6 +10,7 @@ Source: postgres-proxy.md section 6.5.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
 from typing import ClassVar, Final
 
 from sojourn.gateways.postgres import session_statements as read
@@ -46,6 +47,20 @@ _TAGS_THAT_SAY_ALL: Final = frozenset(
     )
 )
 
+_REMEMBERED_BYTES: Final = 1024
+_REMEMBERED_COUNT: Final = 2048
+_PLAIN_BEGINNINGS: Final = (b"select", b"insert", b"update", b"delete", b"begin", b"start")
+_TELLING_WORDS: Final = (b"set_config", b"advisory_", b"tval", b"temp")
+
+
+@lru_cache(maxsize=_REMEMBERED_COUNT)
+def _is_plain(statement: bytes) -> bool:
+    """Say whether a statement cannot change a session; texts repeat, and probing one costs a microsecond."""
+    text = statement.lower()
+    if not text.startswith(_PLAIN_BEGINNINGS) or any(word in text for word in _TELLING_WORDS):
+        return False
+    return b"into" not in text or text.startswith(b"insert")
+
 
 class SessionState(Holdings):
     """What one client holds: made at its login, fed by the engine, ended with the client.
@@ -77,7 +92,7 @@ class SessionState(Holdings):
                 self._ask()
         elif not statement:
             self._ask()
-        else:
+        elif self._kept is not None or len(statement) > _REMEMBERED_BYTES or not _is_plain(statement):
             self._probe(tag, statement)
 
     def failed(self) -> None:

@@ -118,6 +118,10 @@ class StreamTalk(asyncio.Protocol):
         first, self._data = self._data[0], self._data[1:]
         return first
 
+    def allow(self, limit_bytes: int) -> None:
+        """Take longer messages from now on: the peer has proved who it is."""
+        self._limit_bytes = limit_bytes
+
     @property
     def has_unread(self) -> bool:
         """Say whether bytes wait that nobody has taken."""
