@@ -214,8 +214,11 @@ def copies(target):
             copy.write("1\ttoo\tmany\n")
         seen.append(connection.info.transaction_status.name)
         connection.rollback()
-        with cursor.copy("COPY (SELECT repeat('y', 1000) FROM generate_series(1, 20000)) TO STDOUT") as copy:
+        big = "COPY (SELECT repeat('y', 1000) FROM generate_series(1, 20000)) TO STDOUT"
+        with pytest.raises(ZeroDivisionError), cursor.copy(big) as copy:
             seen.append(len(next(iter(copy))))
+            raise ZeroDivisionError
+        seen.append(connection.info.transaction_status.name)
         connection.rollback()
         seen.append(cursor.execute("SELECT count(*) FROM loaded").fetchone())
         connection.execute("DROP TABLE loaded")

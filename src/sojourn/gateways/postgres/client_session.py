@@ -130,6 +130,7 @@ class ClientSession(Session, eq=False):
     minor: int = 0
     login_waiter: asyncio.Future[None] | None = None
     has_data: bool = False
+    has_long_statement: bool = False
     floor: LsnFloor | None = None
     has_left: bool = False
     seen: float = 0.0
@@ -326,7 +327,7 @@ class ClientSession(Session, eq=False):
 
     def show_pins(self) -> None:
         """Keep the server while the session holds what lives there only."""
-        if self.holding.pins:
+        if self.holding.pins or self.has_long_statement:
             self.holds |= Holds.PINNED
         else:
             self.holds &= ~Holds.PINNED

@@ -214,7 +214,7 @@ class NodeProbe:
         server = self._server
         assert server is not None  # noqa: S101 - opened before
         answered: asyncio.Future[Hidden] = asyncio.get_running_loop().create_future()
-        server.run(sql.encode(), Hidden(lambda one: answered.done() or answered.set_result(one)))
+        server.run(sql.encode(), Hidden(lambda one: _settle(answered, one)))
         hidden = await answered
         if hidden.error is not None:
             if hidden.error.get("S") == "FATAL":
@@ -231,3 +231,8 @@ class NodeProbe:
     def _lost(self) -> None:
         if self._is_wanted:
             self._room.monitor.lost(self._node, self)
+
+
+def _settle(answered: asyncio.Future[Hidden], hidden: Hidden) -> None:
+    if not answered.done():
+        answered.set_result(hidden)

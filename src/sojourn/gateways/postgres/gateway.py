@@ -30,7 +30,7 @@ from sojourn.gateways.postgres.clusters import ClusterRoom
 from sojourn.gateways.postgres.hba import HbaRules
 from sojourn.gateways.postgres.messages import SQLSTATE, Refusal
 from sojourn.gateways.postgres.pool import Pool
-from sojourn.gateways.postgres.query_log import QueryLog
+from sojourn.gateways.postgres.query_log import QueryLog, shown
 from sojourn.gateways.postgres.recovery import text_of
 from sojourn.gateways.postgres.reported import Reported
 from sojourn.gateways.postgres.secret_source import SecretSource
@@ -61,6 +61,8 @@ SESSION_MOVED = EventKind("postgres.session_lost_server", ("situation", "reason"
 """A client's server is gone; the situation is the row of the retry table that decided."""
 
 SWEEP_S = 0.5
+TRACED_BYTES = 200
+"""Part of a logged statement that the flight recorder shows, masked."""
 _WAITING = 1
 _IDLE = 73
 
@@ -483,6 +485,8 @@ class PostgresGateway(Gateway):
         else:
             statement = getattr(head, "statement", None)
             text = statement.text if statement is not None else getattr(head, "text", b"")
+        if client.trace is not None:
+            client.note(f"{shown(text[:TRACED_BYTES])} {sqlstate or f'{took_s * 1000:.1f} ms'}")
         server = client.server
         self.query_log.finished(
             session_id=client.id,

@@ -227,7 +227,7 @@ def restore(client: ClientSession, server: ServerSession) -> None:
         if client.server is not server:
             return
         if hidden.error is None:
-            holding.take_snapshot(parse_snapshot(hidden.results))
+            _adopt(client, server, hidden)
         client.show_pins()
         if lost:
             client.gateway.count_loss("state_lost")  # type: ignore[attr-defined]  # our gateway
@@ -249,6 +249,15 @@ def restore(client: ClientSession, server: ServerSession) -> None:
     server.run(snapshot_sql(holding.custom_names), Hidden(restored))
 
 
+def _adopt(client: ClientSession, server: ServerSession, hidden: Hidden) -> None:
+    """Take the server's view of the session for ours."""
+    holding = client.holding
+    holding.take_snapshot(parse_snapshot(hidden.results))
+    client.vector = holding.vector
+    server.vector = holding.server_vector
+    holding.corrected()
+
+
 def take_snapshot(client: ClientSession, server: ServerSession) -> None:
     """Ask the server what the session holds, as its text did not tell; the client waits meanwhile."""
     client.busy |= _WAITING
@@ -258,8 +267,7 @@ def take_snapshot(client: ClientSession, server: ServerSession) -> None:
         if client.server is not server:
             return
         if hidden.error is None:
-            holding.take_snapshot(parse_snapshot(hidden.results))
-            client.vector = server.vector = holding.vector
+            _adopt(client, server, hidden)
         client.show_pins()
         client.attached(server)
         if client.server is server and not client.busy & _WAITING:

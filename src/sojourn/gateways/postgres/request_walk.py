@@ -302,7 +302,7 @@ class _Walk:
                 "53400", f"a client may have {limit} prepared statements", hint="close those not needed", severity="FATAL"
             )
         if not whole:
-            client.holding.pin("a prepared statement of more than 1 MiB")
+            client.has_long_statement = True
             client.show_pins()
             server.fifo.append(Expect(Frontend.PARSE, name=name))
             return
