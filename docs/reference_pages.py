@@ -21,6 +21,9 @@ from sojourn.core.events import EventKind
 from sojourn.core.metrics import metrics_text
 from sojourn.core.secret import Secret
 from sojourn.core.server import Server
+from sojourn.gateways.postgres.auth import Credentials
+from sojourn.gateways.postgres.config import Cluster, Database, NodeSettings, PostgresSettings
+from sojourn.gateways.postgres.gateway import PostgresGateway
 from sojourn.gateways.tacacs.config import (
     Accounting,
     Device,
@@ -82,6 +85,16 @@ _MEANINGS = {
     "sojourn_offload_refused_total": "Slow calls that were refused because too many waited.",
     "sojourn_offload_submitted_total": "Slow calls given to the pool of threads.",
     "sojourn_offload_timed_out_total": "Slow calls that took longer than they may.",
+    "sojourn_postgres_clients": "Clients that are logged in.",
+    "sojourn_postgres_clients_waiting": "Clients that wait for a server.",
+    "sojourn_postgres_incidents_total": "Times that a cluster was without a primary, or changed it.",
+    "sojourn_postgres_losses_total": "Clients whose server was lost, by the row of the retry table that decided.",
+    "sojourn_postgres_node_is_primary": "1: new transactions go there.",
+    "sojourn_postgres_node_lag_bytes": "Write-ahead log that a replica has yet to replay.",
+    "sojourn_postgres_queries_total": "Requests that servers answered.",
+    "sojourn_postgres_servers": "Connections to servers.",
+    "sojourn_postgres_servers_busy": "Connections to servers that somebody uses.",
+    "sojourn_postgres_transactions_total": "Transactions that ended.",
     "sojourn_tacacs_key_age_days": "Days since the device key's `since`; the key is its place in `secrets`.",
     "sojourn_tacacs_key_last_used_timestamp_seconds": "When the device key last opened a packet, Unix time; 0: never.",
     "sojourn_tacacs_locked_users": "Users who are locked out for guessing.",
@@ -203,12 +216,23 @@ async def _scrape() -> str:
         )
         server = Server()
         server.add(TacacsGateway(settings))
+        postgres = PostgresGateway(_postgres())
+        server.add(postgres)
         await server.start()
         try:
+            postgres.pool_for(_postgres().databases[0], "shop", "ana", Credentials("ana"))
+            postgres.count_loss("unsent")
             with server.breakers.guard("ldaps://ldap.example.net"):
                 return metrics_text(server).decode()
         finally:
             await server.stop()
+
+
+def _postgres() -> PostgresSettings:
+    return PostgresSettings(
+        clusters=(Cluster(name="main", nodes=(NodeSettings(name="db-1", address="192.0.2.1:5432"),)),),
+        databases=(Database(name="shop", cluster="main"),),
+    )
 
 
 def _metric_row(name: str, kind: str, labels: str, text: str) -> str:

@@ -258,6 +258,7 @@ WORDS = [
     "temp",
     "set_config",
     "advisory",
+    "sojourn.role",
 ]
 SQL = st.lists(
     st.sampled_from([*WORDS, " ", ";", "\0", "--", "/*", "x", "_", "$", "1", "u&", "é", "\n", "("]),

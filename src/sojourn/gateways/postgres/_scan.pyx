@@ -113,7 +113,7 @@ cdef int classify_sql(Bytes at, Py_ssize_t size) noexcept nogil:
             if has_word(at + i, left, "into", 4):
                 has_into = True
         elif c == 115:  # s
-            if has_word(at + i, left, "set_config", 10):
+            if has_word(at + i, left, "set_config", 10) or has_word(at + i, left, "sojourn.role", 12):
                 return 0
         elif c == 97:  # a
             if has_word(at + i, left, "advisory", 8):

@@ -26,12 +26,13 @@ _PLAIN_END = re.compile(
     rb"\s*(commit|end|rollback|abort)(?:\s+(?:work|transaction))?\s*;?\s*\Z", re.IGNORECASE
 )
 _ONLY_SETS = re.compile(rb"\s*set\s+(?:local|transaction)\b[^;]*;?\s*\Z", re.IGNORECASE)
-_READ_ONLY = re.compile(rb"\bread\s+only\b", re.IGNORECASE)
+_ACCESS_MODE = re.compile(rb"\bread\s+(only|write)\b", re.IGNORECASE)
 
 
 def is_read_only(prefix: list[bytes] | None) -> bool:
-    """Say whether the statements that began a transaction made it READ ONLY."""
-    return any(_READ_ONLY.search(one) for one in prefix or ())
+    """Say whether the statements that began a transaction made it READ ONLY; the last one that says so counts."""
+    modes = [mode for one in prefix or () for mode in _ACCESS_MODE.findall(one)]
+    return bool(modes) and modes[-1].lower() == b"only"
 
 
 def opens(client: ClientSession, message: bytes, text: bytes) -> None:
@@ -78,7 +79,6 @@ def deferred(client: ClientSession) -> list[tuple[bytes, Expect]]:
     """Return the beginning that was answered before, for the server that the transaction now has."""
     client.busy = client.busy & ~_DEFERRED | _BEGINNING
     client.holds |= _HOLDS_BEGINNING
-    client.has_data = True
     return [
         (message, Expect(Frontend.QUERY, DROP, text=message[5:-1])) for message in client.prefix or ()
     ]

@@ -12,7 +12,7 @@ import hmac
 import secrets
 from typing import TYPE_CHECKING
 
-from sojourn.gateways.postgres import dial, wire
+from sojourn.gateways.postgres import dial, recovery, wire
 from sojourn.gateways.postgres.config import split_address
 from sojourn.gateways.postgres.messages import SQLSTATE, Refusal
 
@@ -74,11 +74,13 @@ async def cancel(client: ClientSession, *, timeout_s: float) -> None:
     A client that waits for nothing is left alone. Failures are silent, as the protocol has no answer.
     """
     if client.busy & _WAITING and client.server is None:
-        client.pool.forget_waiting(client)
+        if not client.kept or not client.pool.forget_waiting(client):
+            return  # it waits for something that cannot be cancelled: its state on a new server, a COMMIT's fate
         client.pool.reject(
             client,
             Refusal(SQLSTATE.QUERY_CANCELED, "canceling statement due to user request", severity="ERROR"),
         )
+        recovery.rebuild(client)
         return
     server = client.server
     if server is None or not server.fifo or server.cancels:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from sojourn.core.recorder import Direction
 from sojourn.core.session import Reason, Session
-from sojourn.gateways.postgres import recovery, request_walk, wire
+from sojourn.gateways.postgres import audit, client_routing, recovery, request_walk, wire
 from sojourn.gateways.postgres.messages import Frontend, Refusal
 from sojourn.gateways.postgres.replies import Entry, Expect, Hidden
 from sojourn.gateways.postgres.reported import EMPTY_REPORT, Reported
@@ -83,6 +83,10 @@ class Holds:
     BEGINNING = 64
     DRAINING = 128
     """The client is closed when its transaction has ended."""
+    NEXT = 256
+    """A write waits for the reads before it, which a replica answers."""
+    FLOOR = 512
+    """How far the log is has to be asked after this transaction."""
 
 
 class ClientSession(Session, eq=False):
@@ -115,6 +119,8 @@ class ClientSession(Session, eq=False):
     portals: dict[bytes, Statement] | None = None
     prefix: list[bytes] | None = None
     route: int = 0
+    role: int | None = None
+    first_role: int | None = None
     waits_since: float = 0.0
     wait_s: float = 0.0
     pid: int = 0
@@ -261,8 +267,7 @@ class ClientSession(Session, eq=False):
         self.resume_reading()
         for index, data in enumerate(kept or ()):
             if self.busy & Busy.WAITING or self.ended:
-                if self.kept is not None:
-                    self.kept += (kept or [])[index:]
+                self.kept = (self.kept or []) + (kept or [])[index:]
                 return
             self.data_received(data)
 
@@ -284,9 +289,10 @@ class ClientSession(Session, eq=False):
                 return
         if self.busy & Busy.BEGINNING and (self.has_data or status != IN_TRANSACTION):
             self.end_beginning()
+        self.busy &= ~Busy.COPYING
+        self.holds &= ~Holds.COPYING
         if status == IDLE_STATUS:
-            self.busy &= ~Busy.COPYING
-            self.holds &= ~Holds.COPYING
+            self.armed = None
             if self.portals:
                 self.portals = None
         elif self.pool.mode == "statement" and not server.fifo:
@@ -300,6 +306,8 @@ class ClientSession(Session, eq=False):
             self.busy &= ~Busy.TRACKED
             self.holds &= ~Holds.TRACKED
             self.request = None
+        if self.holds & (Holds.NEXT | Holds.FLOOR) and client_routing.goes_on(self, server, status):
+            return
         if status != IDLE_STATUS or self.is_batch_open:
             return
         if self.holds & Holds.DRAINING and self.is_idle:
@@ -324,6 +332,8 @@ class ClientSession(Session, eq=False):
             recovery.take_snapshot(self, server)
             return
         self.show_pins()
+        if self.pool.gateway.settings.audit != "off" and not server.fifo:
+            audit.check(self, server)
 
     def show_pins(self) -> None:
         """Keep the server while the session holds what lives there only."""
@@ -378,6 +388,8 @@ class ClientSession(Session, eq=False):
             self._note(tag, text)
 
     def _note(self, tag: bytes, text: bytes) -> None:
+        if tag in (b"SET", b"RESET", b"DISCARD ALL") and client_routing.completed(self, tag, text):
+            return
         self.holding.completed(tag, text)
         self.holds |= Holds.UNSETTLED
         if tag in (b"DEALLOCATE", b"DEALLOCATE ALL", b"DISCARD ALL"):

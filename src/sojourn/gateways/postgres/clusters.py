@@ -6,7 +6,8 @@ Translates between what connections report and what ``failover`` decides. Knows 
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+from time import monotonic
+from typing import TYPE_CHECKING, Final
 
 from sojourn.gateways.postgres import dial, failover, nodes
 from sojourn.gateways.postgres.failover import ClusterState
@@ -47,9 +48,8 @@ class ClusterRoom:
         self.state = ClusterState(settings.name, members, whole.failover)
         self.pools: list[Pool] = []
         self.given_up_why = ""
-        self.chooser = ReplicaChooser(
-            whole.routing.balance, whole.routing.max_lag_s, whole.routing.max_lag_bytes
-        )
+        self.chooser = _chooser(whole)
+        self._candidates = tuple(Candidate(self, node) for node in members)
         patroni = (
             Patroni(settings.patroni_urls, timeout_s=whole.failover.poll_timeout_s)
             if settings.patroni_urls
@@ -66,6 +66,10 @@ class ClusterRoom:
         self.state.on_given_up.append(self._on_given_up)
         self.state.on_state.append(self._on_state)
         self._is_monitored = bool(settings.monitor_user)
+
+    def reload(self, whole: PostgresSettings) -> None:
+        """Take what new settings say of the choice among replicas."""
+        self.chooser = _chooser(whole)
 
     def start(self) -> None:
         """Begin to look at the nodes; a cluster that nobody may look at is taken as configured."""
@@ -91,7 +95,18 @@ class ClusterRoom:
 
     def replica_for(self, client: ClientSession) -> Node | None:
         """Return the replica that is best for a client's reads, None for the primary."""
-        return self.chooser.choose(self.readable(), client.floor)
+        readable = self.readable()
+        floor, primary = client.floor, self.state.primary
+        if floor is not None and primary is not None and floor.timeline == primary.promoted_timeline:
+            floor.follow(primary.timeline, primary.promoted_lsn)
+        chosen = self.chooser.choose([one for one in self._candidates if one.node in readable], floor)
+        return None if chosen is None else chosen.node
+
+    def node_answered(self, node: Node, took_s: float) -> None:
+        """Take note of how long a node took for a question."""
+        for candidate in self._candidates:
+            if candidate.node is node:
+                candidate.answered(took_s)
 
     def readable(self) -> list[Node]:
         """Return the replicas that may serve reads."""
@@ -185,6 +200,64 @@ class ClusterRoom:
         return self._probe
 
 
+def _chooser(whole: PostgresSettings) -> ReplicaChooser:
+    routing = whole.routing
+    return ReplicaChooser(routing.balance, routing.max_lag_s, routing.max_lag_bytes)
+
+
+class Candidate:
+    """A node as the choice among replicas sees it: its figures, and how busy our pools keep it.
+
+    Life: as long as its room. Always true: nothing is counted before somebody has to choose.
+    """
+
+    __slots__ = ("_room", "latency_ewma_s", "node")
+
+    WEIGHT: Final = 0.2
+    """Of the newest answer in the moving average."""
+
+    def __init__(self, room: ClusterRoom, node: Node) -> None:
+        self._room = room
+        self.node = node
+        self.latency_ewma_s = 0.0
+
+    def answered(self, took_s: float) -> None:
+        """Take note of how long the node took for a question of ours."""
+        known = self.latency_ewma_s
+        self.latency_ewma_s = known + self.WEIGHT * (took_s - known) if known else took_s
+
+    @property
+    def name(self) -> str:
+        """Return the node's name."""
+        return self.node.name
+
+    @property
+    def lag_s(self) -> float:
+        """Return how old its data are."""
+        return self.node.lag_s
+
+    @property
+    def lag_bytes(self) -> int:
+        """Return how much log it has still to replay."""
+        return self.node.lag_bytes
+
+    @property
+    def replay_lsn(self) -> int:
+        """Return how far it has replayed the log."""
+        return self.node.replay_lsn
+
+    @property
+    def timeline(self) -> int:
+        """Return the timeline that it follows."""
+        return self.node.timeline
+
+    @property
+    def outstanding_count(self) -> int:
+        """Return how many clients use it or wait for it."""
+        places = (pool.places.get(self.node) for pool in self._room.pools)
+        return sum(len(one.servers) - one.idle_count + len(one.waiting) for one in places if one is not None)
+
+
 class NodeProbe:
     """One connection to a node for questions of our own.
 
@@ -214,8 +287,10 @@ class NodeProbe:
         server = self._server
         assert server is not None  # noqa: S101 - opened before
         answered: asyncio.Future[Hidden] = asyncio.get_running_loop().create_future()
+        began = monotonic()
         server.run(sql.encode(), Hidden(lambda one: _settle(answered, one)))
         hidden = await answered
+        self._room.node_answered(self._node, monotonic() - began)
         if hidden.error is not None:
             if hidden.error.get("S") == "FATAL":
                 raise ConnectionError(hidden.error.get("M", ""))

@@ -37,14 +37,21 @@ def probe(client: ClientSession) -> tuple[bytes, Hidden]:
     return wire.query(OUTCOME_PROBE_SQL), Hidden(armed)
 
 
-def resolve_soon(client: ClientSession, loss: Loss, owed: int) -> None:
-    """Find out what became of the transaction, then answer; the client's further input waits."""
+def resolve_soon(client: ClientSession, loss: Loss, owed: int, answer: bytes) -> None:
+    """Find out what became of the transaction, then answer; the client's further input waits.
+
+    Args:
+        client: whose COMMIT was lost.
+        loss: the facts that were decided on.
+        owed: how many ReadyForQuery the client waits for.
+        answer: what it gets if the transaction was committed and nothing else was asked.
+    """
     client.busy |= _WAITING
     client.kept = client.kept or []
-    client.gateway.server.spawn(_resolve(client, loss, owed))
+    client.gateway.server.spawn(_resolve(client, loss, owed, answer))
 
 
-async def _resolve(client: ClientSession, loss: Loss, owed: int) -> None:
+async def _resolve(client: ClientSession, loss: Loss, owed: int, committed: bytes) -> None:
     armed, client.armed = client.armed, None
     answer = await _outcome(client.pool.room, armed, client.config.failover.buffering_timeout_s)
     if client.ended:
@@ -57,13 +64,13 @@ async def _resolve(client: ClientSession, loss: Loss, owed: int) -> None:
     if decision.action == Action.ANSWER_COMMIT:
         lost_transaction.committed(client)
         recovery.forget_request(client)
-        client.write(wire.command_complete(b"COMMIT") + wire.ready_for_query(_IDLE))
+        client.write(committed)
         recovery.rebuild(client)
     else:
         recovery.fail(client, decision, owed)
     client.resume_reading()
     for data in kept or ():
-        client.data_received(data)
+        client.data_received(data)  # waits, if the session is being rebuilt
 
 
 async def _outcome(room: ClusterRoom, armed: ArmedCommit, limit_s: float) -> str:
@@ -73,12 +80,20 @@ async def _outcome(room: ClusterRoom, armed: ArmedCommit, limit_s: float) -> str
             while True:
                 node = room.writable()
                 if node is not None:
-                    answer = await _ask(room, node, armed)
+                    answer = await _asked(room, node, armed)
                     if answer != IN_PROGRESS:
                         return answer
                 await asyncio.sleep(_LOOK_S)
-    except (TimeoutError, OSError, SojournError):
+    except TimeoutError:
         return outcome.UNKNOWN
+
+
+async def _asked(room: ClusterRoom, node: Node, armed: ArmedCommit) -> str:
+    """Ask a node; one that is lost meanwhile has not decided."""
+    try:
+        return await _ask(room, node, armed)
+    except (OSError, SojournError):
+        return IN_PROGRESS
 
 
 async def _ask(room: ClusterRoom, node: Node, armed: ArmedCommit) -> str:

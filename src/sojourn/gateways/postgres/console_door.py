@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from sojourn.gateways.postgres.messages import StartupMessage
     from sojourn.gateways.postgres.talk import StreamTalk
 
-CONSOLE_ENTERED = EventKind("postgres.console_entered", ("user", "peer", "is_admin"))
+CONSOLE_ENTERED = EventKind("postgres.console_entered", ("user", "peer", "is_admin"), level="debug")
 """An operator has come to the admin console."""
 
 MESSAGE_BYTES: Final = 1 << 20
@@ -60,7 +60,9 @@ class ConsoleDoor:
                 hint = "Add it to postgres.console.admin_users, or to stats_users if it may only look."
             else:
                 hint = "No user is listed, so that nobody may; set postgres.console.admin_users."
-            self._gateway.login_failed(session.user, session.database, talk.address, "not listed for the console")
+            self._gateway.login_failed(
+                session.user, session.database, talk.address, "not listed for the console"
+            )
             raise Refusal(
                 SQLSTATE.INSUFFICIENT_PRIVILEGE,
                 f'user "{session.user}" may not use the admin console',

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 EVERY: Final = "*"
 """Stands for every database: in the settings, and among those that are paused."""
 _US: Final = 1_000_000
+_NOT_OF_POOLS: Final = frozenset({ClientState.STARTUP, ClientState.CONSOLE})
 _SERVER_STATES: Final = {
     ServerState.STARTUP: "new",
     ServerState.IDLE: "idle",
@@ -61,7 +62,7 @@ def sessions(gateway: PostgresGateway) -> Iterator[ClientSession]:
 def clients(gateway: PostgresGateway) -> Iterator[ClientSession]:
     """Yield the clients that belong to a pool."""
     for session in sessions(gateway):
-        if session.pool is not None and not session.has_left:
+        if session.state not in _NOT_OF_POOLS and not session.has_left:
             yield session
 
 
@@ -178,7 +179,7 @@ def pins(client: ClientSession) -> str:
     """Return why a client keeps its server between transactions, empty where it does not."""
     if client.pool.mode == "session":
         return "session pooling" if client.server is not None else ""
-    found = list(client.holding.pins) if client.holding is not None and client.holds & Holds.PINNED else []
+    found = list(client.holding.pins) if client.holds & Holds.PINNED else []
     if client.holds & Holds.SESSION:
         found.append("the audit found a difference")
     return ", ".join(found)
@@ -239,7 +240,9 @@ def _server_state(server: ServerSession) -> str:
 
 def _local(peer: Peer) -> tuple[str, int]:
     host, _, port = peer.listener.rpartition(":")
-    return (host.strip("[]"), int(port)) if port.isdecimal() and "/" not in peer.listener else (peer.listener, 0)
+    return (
+        (host.strip("[]"), int(port)) if port.isdecimal() and "/" not in peer.listener else (peer.listener, 0)
+    )
 
 
 def _tls(transport: asyncio.BaseTransport | None) -> str:
@@ -316,9 +319,7 @@ def lists(gateway: PostgresGateway) -> list[ListRow]:
         "users": len(users(gateway)),
         "pools": len(gateway.pools),
         "used_clients": sum(pool.clients for pool in gateway.pools.values()),
-        "login_clients": sum(
-            session.pool is None and session.state != ClientState.CONSOLE for session in sessions(gateway)
-        ),
+        "login_clients": sum(session.state == ClientState.STARTUP for session in sessions(gateway)),
         "free_servers": len(servers) - busy,
         "used_servers": busy,
     }

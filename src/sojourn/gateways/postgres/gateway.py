@@ -26,13 +26,16 @@ from sojourn.errors import BackendUnavailable, LimitExceeded, ProtocolError
 from sojourn.gateways.postgres import cancel, dial, login, wire
 from sojourn.gateways.postgres.auth import Credentials
 from sojourn.gateways.postgres.client_session import ClientSession, ClientState
+from sojourn.gateways.postgres.client_routing import RoutingPolicy
 from sojourn.gateways.postgres.clusters import ClusterRoom
+from sojourn.gateways.postgres.console_door import ConsoleDoor
 from sojourn.gateways.postgres.hba import HbaRules
 from sojourn.gateways.postgres.messages import SQLSTATE, Refusal
 from sojourn.gateways.postgres.pool import Pool
 from sojourn.gateways.postgres.query_log import QueryLog, shown
 from sojourn.gateways.postgres.recovery import text_of
 from sojourn.gateways.postgres.reported import Reported
+from sojourn.gateways.postgres.routing import Rule
 from sojourn.gateways.postgres.secret_source import SecretSource
 from sojourn.gateways.postgres.statements import StatementTable
 from sojourn.gateways.postgres.stream import NoFraming, router
@@ -89,7 +92,13 @@ class PostgresGateway(Gateway):
         self.losses: Counter[str] = Counter()
         self.pools: dict[tuple[str, str], Pool] = {}
         self.rooms: dict[str, ClusterRoom] = {}
+        self.routing = RoutingPolicy(settings)
         self.disabled: set[str] = set()
+        """Databases that take no new clients."""
+        self.paused: set[str] = set()
+        """Databases whose pools lend no servers, also those pools that are yet to come; ``*`` is all of them."""
+        self.is_worker = False
+        self.door = ConsoleDoor(self)
         self.channel_binding = b""
         self._numbers = itertools.count(1)
         self._by_pid: dict[int, ServerSession] = {}
@@ -122,9 +131,16 @@ class PostgresGateway(Gateway):
     def reload(self, config: PostgresSettings) -> None:
         """Swap the settings: clients that are there keep theirs, pools take the new sizes and timeouts."""
         self._read_files(config)
+        self.use(config)
+
+    def use(self, config: PostgresSettings) -> None:
+        """Put settings in force whose files are those that were read."""
         self.settings = self.config = config
         self.limits = config.limits
         self.query_log.configure(config.query_log)
+        self.routing = RoutingPolicy(config)
+        for room in self.rooms.values():
+            room.reload(config)
         for pool in self.pools.values():
             pool.reload(config)
 
@@ -155,6 +171,7 @@ class PostgresGateway(Gateway):
             for pool in tuple(self.pools.values()):
                 pool.sweep(now)
             self._sweep_clients(now)
+            self.door.tick()
 
     def _sweep_clients(self, now: float) -> None:
         timeouts = self.settings.timeouts
@@ -194,9 +211,9 @@ class PostgresGateway(Gateway):
         session = connection.new_session()
         assert isinstance(session, ClientSession)  # noqa: S101 - session_class
         session.state = ClientState.STARTUP
-        talk = login.ClientTalk(connection, limit_bytes=self.settings.startup_packet_bytes)
+        session.deadline = connection.opened + self.settings.timeouts.client_login_timeout_s
+        talk = login.ClientTalk(connection, session, limit_bytes=self.settings.startup_packet_bytes)
         connection.transport.set_protocol(talk)
-        session.run(login.log_in(session, talk), ends=False)
 
     def disconnected(self, connection: Connection) -> None:
         """Let go of what the client had."""
@@ -210,6 +227,7 @@ class PostgresGateway(Gateway):
             session.has_left = True
             session.leave()
             session.pool.clients -= 1
+            session.pool.wait_s += session.wait_s
             self.cancel_keys.take(session)
 
     def farewell(self, session: Session, error: BaseException) -> Any:
@@ -218,6 +236,8 @@ class PostgresGateway(Gateway):
             return wire.error_response(
                 error.sqlstate, error.message, severity="FATAL", detail=error.detail, hint=error.hint
             )
+        if isinstance(error, TimeoutError):
+            return wire.error_response(SQLSTATE.PROTOCOL_VIOLATION, "client_login_timeout", severity="FATAL")
         if isinstance(error, LimitExceeded):
             return wire.error_response(SQLSTATE.PROGRAM_LIMIT, "a limit is exceeded", severity="FATAL")
         if isinstance(error, ProtocolError):
@@ -265,7 +285,10 @@ class PostgresGateway(Gateway):
     def secrets_for(self, database: str) -> SecretSource:
         """Return where the secrets of users of ``database`` are found."""
         auth = self.settings.auth
-        where = auth.query_database or database if auth.query else ""
+        query = auth.query
+        if database in self.settings.console.databases and not auth.query_database:
+            query = ""  # there is no such database in which it could run
+        where = auth.query_database or database if query else ""
         source = self._secrets.get(where)
         if source is None:
 
@@ -273,7 +296,7 @@ class PostgresGateway(Gateway):
                 return await self._auth_query(where, sql, user)
 
             source = self._secrets[where] = SecretSource(
-                self._known, query=auth.query, run=run if auth.query else None, cache_s=auth.query_cache_s
+                self._known, query=query, run=run if query else None, cache_s=auth.query_cache_s
             )
         return source
 
@@ -298,6 +321,10 @@ class PostgresGateway(Gateway):
             return await server.ask(sql.encode(), user.encode())
         finally:
             server.close("auth_query is answered")
+
+    def known_users(self) -> Iterable[str]:
+        """Return the users whose secrets the settings and the user list have."""
+        return self._known.keys()
 
     # Pools
 
@@ -331,6 +358,7 @@ class PostgresGateway(Gateway):
                 mode=mode,
                 credentials=credentials,
             )
+            pool.is_paused = bool({name, "*"} & self.paused)
             self.pools[name, user] = pool
             room.pools.append(pool)
         if database.password is not None or database.user:
@@ -397,19 +425,9 @@ class PostgresGateway(Gateway):
         """
         return await pool.first_report()
 
-    def reported_as(self, reported: Reported, values: Mapping[str, str]) -> Reported:
-        """Return what a client was told at its login."""
-        return reported if dict(reported.values) == dict(values) else Reported.of(values)
-
     def is_routed(self, pool: Pool) -> bool:
         """Say whether every statement of a pool's clients has to be looked at."""
-        settings = self.settings
-        known = next((one for one in settings.users if one.name == pool.user), None)
-        return (
-            settings.routing.default != "primary"
-            or bool(known and known.route not in ("", "primary"))
-            or settings.failover.arms_commit_outcome
-        )
+        return self.settings.failover.arms_commit_outcome or self.routing.rule(pool.user) != Rule.PRIMARY
 
     # What servers and clients tell
 
@@ -504,14 +522,10 @@ class PostgresGateway(Gateway):
     async def cancel(self, pid: int, key: bytes) -> None:
         """Carry out a cancel request, here or at the worker that gave the key."""
         client = self.cancel_keys.find(pid, key)
-        if client is not None:
+        if client is not None and not self.door.cancel(client):
             await cancel.cancel(client, timeout_s=self.settings.timeouts.cancel_wait_timeout_s)
 
     # What the operator sees
-
-    async def serve_console(self, session: ClientSession, talk: login.ClientTalk, user: str) -> None:
-        """Serve the admin console to a client that named its database."""
-        raise Refusal(SQLSTATE.FEATURE_NOT_SUPPORTED, "the console is not there yet")
 
     def parties(self, session: Session, direction: int) -> tuple[str, str]:
         """Return from whom to whom an entry goes."""

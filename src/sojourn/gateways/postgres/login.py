@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 
 from sojourn.core.session import Reason
 from sojourn.core.tls import peer_names
-from sojourn.errors import BackendUnavailable, ConnectionLost, RemoteProtocolError
-from sojourn.gateways.postgres import wire
+from sojourn.errors import BackendUnavailable, ConnectionLost, RemoteProtocolError, SojournError
+from sojourn.gateways.postgres import client_routing, wire
 from sojourn.gateways.postgres.auth import Credentials, login_client, no_rule
 from sojourn.gateways.postgres.direct import writer_of
 from sojourn.gateways.postgres.client_session import Busy, ClientSession, ClientState, Holds
@@ -25,6 +25,7 @@ from sojourn.gateways.postgres.messages import (
     Refusal,
     SSLRequest,
     StartupMessage,
+    StartupPacket,
 )
 from sojourn.gateways.postgres.session_state import SessionState
 from sojourn.gateways.postgres.talk import StreamTalk
@@ -42,12 +43,39 @@ _IDLE = 73
 
 
 class ClientTalk(StreamTalk):
-    """A client in its start-up phase; the core's connection is told what the loop tells."""
+    """A client in its start-up phase; the core's connection is told what the loop tells.
 
-    def __init__(self, connection: Connection, *, limit_bytes: int) -> None:
+    Requests for encryption that are declined, and the first startup message, are taken without a task: most
+    clients need none until they prove who they are. Measured: 40 of 220 us of a login's CPU.
+    """
+
+    def __init__(self, connection: Connection, session: ClientSession, *, limit_bytes: int) -> None:
         super().__init__(limit_bytes=limit_bytes, address=connection.peer.address)
         self.connection = connection
+        self.first: StartupPacket | None = None
+        self.asked = 0
+        self._session = session
         self.connection_made(connection.transport)
+
+    def data_received(self, data: bytes) -> None:
+        """Keep what came; begin the login when it is known what the client wants."""
+        super().data_received(data)
+        if self.first is None and not self._session.ended:
+            try:
+                self._begin()
+            except SojournError as error:
+                self._session.fail(error)
+
+    def _begin(self) -> None:
+        gateway: PostgresGateway = self._session.gateway  # type: ignore[assignment]  # our gateway
+        while (data := self.take_startup()) is not None:
+            packet = wire.startup_packet(data)
+            if isinstance(packet, GSSENCRequest) or (isinstance(packet, SSLRequest) and gateway.tls_context() is None):
+                decline(self)
+                continue
+            self.first = packet
+            self._session.run(log_in(self._session, self), ends=False)
+            return
 
     def connection_lost(self, error: Exception | None) -> None:
         """Wake the login, then end the connection."""
@@ -69,11 +97,8 @@ async def log_in(session: ClientSession, talk: ClientTalk) -> None:
     Raises: Refusal, which the client is told; ConnectionLost; ProtocolError; LimitExceeded.
     """
     gateway: PostgresGateway = session.gateway  # type: ignore[assignment]  # the core opens sessions of our class
-    try:
-        async with asyncio.timeout(gateway.settings.timeouts.client_login_timeout_s):
-            is_operator = await _log_in(gateway, session, talk)
-    except TimeoutError as error:
-        raise Refusal(SQLSTATE.PROTOCOL_VIOLATION, "client_login_timeout", severity="FATAL") from error
+    is_operator = await _log_in(gateway, session, talk)
+    session.deadline = 0.0
     if is_operator:
         await gateway.door.serve(session, talk)
 
@@ -125,14 +150,13 @@ def _check(gateway: PostgresGateway, talk: ClientTalk, startup: StartupMessage, 
 
 async def _startup(gateway: PostgresGateway, session: ClientSession, talk: ClientTalk) -> StartupMessage | None:
     """Answer what comes before the startup message; None if that was all."""
-    asked = 0
+    packet = talk.first
     while True:
-        packet = wire.startup_packet(await talk.receive_startup())
         match packet:
             case SSLRequest():
                 await _encrypt(gateway, session, talk)
             case GSSENCRequest():
-                _refuse_gss(talk)
+                decline(talk)
             case CancelRequest(pid=pid, key=key):
                 talk.close()
                 await gateway.cancel(pid, key)
@@ -140,25 +164,37 @@ async def _startup(gateway: PostgresGateway, session: ClientSession, talk: Clien
                 return None
             case StartupMessage():
                 return packet
-        asked += 1
-        if asked > _ENCRYPTION_REQUESTS_COUNT:
-            raise RemoteProtocolError("a third request for encryption", "a startup message", "Start-up")
+        packet = wire.startup_packet(await talk.receive_startup())
 
 
-def _refuse_gss(talk: ClientTalk) -> None:
-    if talk.has_unread:
-        raise RemoteProtocolError("bytes behind GSSENCRequest", "none before its answer", "GSSAPI Session Encryption")
+def _count_request(talk: ClientTalk) -> None:
+    """Let a client ask for encryption twice; bytes behind a request could have been injected and end the connection.
+
+    Raises: RemoteProtocolError.
+    """
+    if talk.has_unread or talk.is_tls:
+        raise RemoteProtocolError("bytes behind a request for encryption", "none before its answer", "Start-up")
+    talk.asked += 1
+    if talk.asked > _ENCRYPTION_REQUESTS_COUNT:
+        raise RemoteProtocolError("a third request for encryption", "a startup message", "Start-up")
+
+
+def decline(talk: ClientTalk) -> None:
+    """Say no to a request for encryption; the client may go on without.
+
+    Raises: RemoteProtocolError for bytes behind the request.
+    """
+    _count_request(talk)
     talk.send(b"N")
 
 
 async def _encrypt(gateway: PostgresGateway, session: ClientSession, talk: ClientTalk) -> None:
-    """Answer SSLRequest; bytes that came with it could have been injected and end the connection."""
-    if talk.has_unread or talk.is_tls:
-        raise RemoteProtocolError("bytes behind SSLRequest", "none before its answer", "SSL Session Encryption")
+    """Answer SSLRequest."""
     context = gateway.tls_context()
     if context is None:
-        talk.send(b"N")
+        decline(talk)
         return
+    _count_request(talk)
     talk.send(b"S")
     await talk.start_tls(
         context, server_side=True, timeout_s=gateway.settings.timeouts.client_login_timeout_s
@@ -201,8 +237,9 @@ async def _enter(
 ) -> None:
     """Welcome the client into its pool and begin to relay."""
     vector = from_startup(_kept(gateway, startup.parameters))
-    session.holding = SessionState(vector)
     session.vector = vector
+    client_routing.enter(session, is_session=pool.mode == "session")
+    session.holding = SessionState(session.vector)
     session.noteworthy_s = gateway.noteworthy_s
     if gateway.is_routed(pool):
         session.busy |= Busy.ROUTED
@@ -216,21 +253,20 @@ async def _enter(
         session.holds |= Holds.SESSION
         server = await _attach(session, pool)
         reported, pid = server.reported, server.pid
+    else:
+        reported = pool.report_for(vector, reported, lambda: _own_values(startup.parameters, reported.values))
     session.reported = reported
     gateway.cancel_keys.give(session, minor=min(startup.minor, 2), pid=pid)
     out = [wire.authentication_ok()]
     options = [name for name in startup.parameters if name.startswith("_pq_.")]
     if startup.minor > 2 or startup.minor == 1 or options:  # noqa: PLR2004 - 3.2 is the newest
         out.insert(0, wire.negotiate_protocol_version(2 if startup.minor > 2 else 0, options))  # noqa: PLR2004
-    values = {**reported.values, **_own_values(startup.parameters, reported.values)}
-    out += [wire.parameter_status(name, value) for name, value in values.items()]
+    out.append(reported.messages)
     out.append(wire.backend_key_data(session.pid, session.secret))
     out.append(wire.ready_for_query(_IDLE))
     talk.send(b"".join(out))
     session.state = ClientState.READY
     session.note(f"logged in as {session.user} to {session.database}, {pool.mode} pooling")
-    if pool.mode != "session":
-        session.reported = gateway.reported_as(reported, values)
     talk.hand_over(session)
 
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from sojourn.gateways.postgres.client_session import ClientSession
 
 _IDLE, _FAILED = 73, 69
-_LOST = 8
+_LOST, _DEFERRED = 8, 128
 _ENDED = b"\0"
 """What ``lost_text`` is when an Execute has ended the transaction."""
 _ENDS = re.compile(rb"\s*(?:rollback|commit|end|abort)(?:\s+(?:work|transaction))?\s*;?\s*\Z", re.IGNORECASE)
@@ -54,7 +54,10 @@ def begin(client: ClientSession, refusal: Refusal, *, status: int, owed: int) ->
 
 def reject(client: ClientSession, refusal: Refusal, data: bytes) -> None:
     """Answer the request that ``data`` begins with by an error; what follows it goes its usual way."""
-    client.busy |= _LOST
+    client.busy = client.busy & ~_DEFERRED | _LOST
+    client.end_beginning()
+    if client.status != _IDLE:
+        client.status = _FAILED
     client.lost_status = client.status
     client.lost_told = refusal
     take(client, data)

@@ -118,7 +118,7 @@ def decide(rows: Rows, *, armed: ArmedCommit, new_timeline: int, switch_lsn: int
     """
     if armed.xid == 0:
         return COMMITTED  # nothing was written that could be lost
-    if new_timeline != armed.timeline and (new_timeline < armed.timeline or switch_lsn <= armed.lsn):
+    if new_timeline != armed.timeline and (new_timeline < armed.timeline or switch_lsn < armed.lsn):
         return UNKNOWN
     answer = rows[0][0] if len(rows) == 1 and len(rows[0]) == 1 else None
     status = (answer or b"").decode(errors="replace")

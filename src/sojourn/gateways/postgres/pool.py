@@ -9,16 +9,18 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from time import monotonic
 from typing import TYPE_CHECKING
+from weakref import WeakKeyDictionary
 
 from sojourn.errors import LimitExceeded, SojournError
-from sojourn.gateways.postgres import dial, lost_transaction
+from sojourn.gateways.postgres import dial, lost_transaction, recovery
 from sojourn.gateways.postgres.config import split_address
 from sojourn.gateways.postgres.messages import SQLSTATE, Refusal
 from sojourn.gateways.postgres.replies import Hidden
+from sojourn.gateways.postgres.reported import Reported
 from sojourn.gateways.postgres.server_session import ServerSession
 from sojourn.gateways.postgres.vector import EMPTY, Vector, difference
 
@@ -29,7 +31,6 @@ if TYPE_CHECKING:
     from sojourn.gateways.postgres.config import Database, PostgresSettings
     from sojourn.gateways.postgres.gateway import PostgresGateway
     from sojourn.gateways.postgres.nodes import Node
-    from sojourn.gateways.postgres.reported import Reported
 
 IDLE_STATUS = 73
 _WAITING = 1
@@ -119,11 +120,14 @@ class Pool:
         self.primary: Place | None = None
         self.homeless: deque[ClientSession] = deque()
         """Clients that wait while no primary is known."""
+        self._parted: list[ClientSession] = []
+        """Idle clients that lost their server and were not held longer."""
         self.closed_queries = self.closed_transactions = self.closed_bytes_in = self.closed_bytes_out = 0
         self.closed_busy_s = self.closed_xact_s = self.wait_s = 0.0
         self.size, self.reserve, self.minimum = gateway.sizes(database, user)
         self._settings = settings
         self.report: Reported | None = None
+        self._reports: WeakKeyDictionary[Vector, Reported] = WeakKeyDictionary()
         self.on_lost: Callable[[], None] | None = None
         self.primary_changed()
 
@@ -132,11 +136,22 @@ class Pool:
         self._settings = settings.pool
         self.size, self.reserve, self.minimum = self.gateway.sizes(self.database, self.user)
 
+    def report_for(
+        self, vector: Vector, base: Reported, guess: Callable[[], Mapping[str, str]]
+    ) -> Reported:
+        """Return what a server reports that has a client's settings, as far as that is known before one has."""
+        known = self._reports.get(vector)
+        if known is None:
+            known = self._reports[vector] = Reported.of({**base.values, **guess()})
+        return known
+
     async def first_report(self) -> Reported:
         """Return what servers report of themselves; the first login waits for the first server.
 
         Raises: Refusal, where the server says no, or none can be had in time.
         """
+        if self.report is not None:
+            return self.report
         limit_s = self._settings.queue_timeout_s or None
         try:
             async with asyncio.timeout(limit_s):
@@ -144,7 +159,7 @@ class Pool:
                     place = self.primary
                     if self.room.is_given_up:
                         raise Refusal(SQLSTATE.CANNOT_CONNECT_NOW, "no primary server is available")
-                    if place is None or monotonic() < place.retry_at:
+                    if place is None or self.is_paused or monotonic() < place.retry_at:
                         await asyncio.sleep(_LOOK_S)
                         continue
                     if place.servers or place.connecting:
@@ -250,6 +265,7 @@ class Pool:
             if hidden.error is None:
                 server.vector = wanted
                 server.state = "query"
+                self._reports[wanted] = server.reported
                 client.attached(server)
                 return
             client.server = server.client = None
@@ -310,11 +326,13 @@ class Pool:
         if place is not None:
             self.grow(place)
 
-    def forget_waiting(self, client: ClientSession) -> None:
-        """Take a client out of the queue that it is in."""
+    def forget_waiting(self, client: ClientSession) -> bool:
+        """Take a client out of the queue that it is in; return whether it was in one."""
         for queue in (self.homeless, *(place.waiting for place in self.places.values())):
             with suppress(ValueError):
                 queue.remove(client)
+                return True
+        return False
 
     def waiting(self) -> Iterator[ClientSession]:
         """Yield the clients that wait."""
@@ -326,6 +344,12 @@ class Pool:
         """Tell those who wait for a primary that there is none."""
         homeless, self.homeless = self.homeless, deque()
         for client in homeless:
+            if client.kept is not None and not client.kept and client.login_waiter is None:
+                # It asked for nothing: its session is rebuilt when there is a primary, or when it asks.
+                client.busy &= ~_WAITING
+                client.kept = None
+                self._parted.append(client)
+                continue
             self.reject(
                 client,
                 Refusal(
@@ -341,7 +365,7 @@ class Pool:
         client.busy &= ~_WAITING
         client.waits_since = 0.0
         kept, client.kept = client.kept, None
-        if client.task is not None and not kept:  # it is logging in
+        if client.login_waiter is not None:
             client.refuse(refusal)
             return
         lost_transaction.reject(client, refusal, b"".join(kept or ()))
@@ -355,6 +379,10 @@ class Pool:
         self.primary = None if node is None else self.place(node)
         if self.primary is None:
             return
+        self.primary.retry_at = self.primary.failures = 0
+        parted, self._parted = self._parted, []
+        for client in parted:
+            recovery.rebuild(client)
         while self.homeless:
             self.primary.waiting.append(self.homeless.popleft())
         self.serve_waiting(self.primary)
@@ -368,7 +396,10 @@ class Pool:
 
     def _replica(self, client: ClientSession) -> Place | None:
         node = self.room.replica_for(client)
-        return self.primary if node is None else self.place(node)
+        if node is not None:
+            return self.place(node)
+        client.route = 0  # so that a loss is not taken for that of a reader
+        return self.primary
 
     def serve_waiting(self, place: Place) -> None:
         """Give free servers to those who wait, and open more."""
@@ -388,6 +419,8 @@ class Pool:
         if self.primary is place:
             self.primary = None
         waiting, place.waiting = place.waiting, deque()
+        for client in waiting:
+            client.route = 0
         self.homeless.extend(waiting)
         for server in tuple(place.servers):
             server.abort(why)
@@ -403,12 +436,17 @@ class Pool:
             spare = place.any_idle()  # it was opened with other startup parameters
             if spare is not None:
                 spare.close("room for other startup parameters")
-        if self.is_paused or place.connecting >= len(place.waiting) + self._missing(place):
-            return
-        if not self._has_room(place) or monotonic() < place.retry_at:
-            return
-        place.connecting += 1
-        self.gateway.server.spawn(self._open(place))
+        while (
+            not self.is_paused
+            and place.connecting < len(place.waiting) + self._missing(place)
+            and self._has_room(place)
+            and monotonic() >= place.retry_at
+        ):
+            asking = None
+            if self.mode == "session" and place.connecting < len(place.waiting):
+                asking = place.waiting[place.connecting]
+            place.connecting += 1
+            self.gateway.server.spawn(self._open(place, asking))
 
     def _missing(self, place: Place) -> int:
         return max(0, self.minimum - len(place.servers))
@@ -422,9 +460,8 @@ class Pool:
                 limit += self.reserve
         return count < limit and self.gateway.has_room_for(self)
 
-    async def _open(self, place: Place) -> None:
-        """Open a server, and give it to who waits."""
-        asking = place.waiting[0] if place.waiting and self.mode == "session" else None
+    async def _open(self, place: Place, asking: ClientSession | None = None) -> None:
+        """Open a server, and give it to who waits, first of all to whom it is opened for."""
         try:
             server = await self.connect(place, asking)
         except Refusal as refusal:
@@ -447,15 +484,18 @@ class Pool:
         place.connecting -= 1
         place.failures = 0
         place.last_error = None
-        self._admit(place, server)
+        self._admit(place, server, asking)
         self.grow(place)
 
-    def _admit(self, place: Place, server: ServerSession) -> None:
+    def _admit(self, place: Place, server: ServerSession, asking: ClientSession | None) -> None:
         """Put a new server to use."""
-        if self.room.is_usable(place.node):
-            self.give_back(server)
-        else:
+        if not self.room.is_usable(place.node):
             server.close("its node is not to be used any more")
+        elif asking is not None and not self.is_paused and asking in place.waiting:
+            place.waiting.remove(asking)
+            self._hand(server, asking)
+        else:
+            self.give_back(server)
 
     def _failed(self, place: Place, error: BaseException) -> None:
         place.failures += 1

@@ -7,9 +7,17 @@ error, or rebuild in silence. The client's socket stays open. Source: postgres-p
 from __future__ import annotations
 
 import re
+from functools import partial
 from typing import TYPE_CHECKING
 
-from sojourn.gateways.postgres import beginnings, commit_outcome, lexer, lost_transaction, wire
+from sojourn.gateways.postgres import (
+    beginnings,
+    client_routing,
+    commit_outcome,
+    lexer,
+    lost_transaction,
+    wire,
+)
 from sojourn.gateways.postgres.messages import SQLSTATE, Frontend, Refusal
 from sojourn.gateways.postgres.replies import DROP, Entry, Expect, Hidden
 from sojourn.gateways.postgres.retry import Action, Decision, Loss, decide, loss_report
@@ -26,11 +34,17 @@ _IDLE, _FAILED = 73, 69
 _WAITING, _INPUT, _TRACKED, _LOST, _COPYING, _DEFERRED, _CLOSING = 1, 2, 4, 8, 16, 128, 256
 _OF_REQUEST = _WAITING | _INPUT | _TRACKED | _COPYING
 _HOLDS_PLACE = 1 | 2
-"""Bits of ``Holds`` that stay when a server goes: session mode and pins."""
+"""Bits of ``Holds`` that keep a server for a client: session mode and pins."""
+_HOLDS_STAY = _HOLDS_PLACE | 128
+"""Bits of ``Holds`` that stay when a server goes."""
 _ENDS_REQUEST = (Frontend.SYNC, Frontend.QUERY, Frontend.FUNCTION_CALL)
+_EXECUTES = (Frontend.QUERY, Frontend.EXECUTE, Frontend.FUNCTION_CALL)
 _COMMITS = re.compile(rb"(?:\A|;)\s*(?:commit|end|prepare\s+transaction)\b", re.IGNORECASE)
 _ROLLS_BACK = re.compile(rb"\s*(?:rollback|abort)(?:\s+(?:work|transaction))?\s*;?\s*\Z", re.IGNORECASE)
 _BEGINS = re.compile(rb"\s*(?:begin|start\s+transaction)\b[^;]*;?\s*\Z", re.IGNORECASE)
+_COMMITS_ALONE = re.compile(rb"\s*(?:commit|end)(?:\s+(?:work|transaction))?\s*;?\s*\Z", re.IGNORECASE)
+_FIRST_BEGINS = re.compile(rb"\s*(?:begin|start\s+transaction)\b", re.IGNORECASE)
+_ENDS = re.compile(rb"(?:\A|;)\s*(?:commit|end|rollback|abort|prepare\s+transaction)\b", re.IGNORECASE)
 _COPIES = re.compile(rb"\s*copy\b", re.IGNORECASE)
 _REPEATABLE = (SQLSTATE.FEATURE_NOT_SUPPORTED, SQLSTATE.UNDEFINED_PSTATEMENT)
 
@@ -56,6 +70,10 @@ def server_lost(
     if not gateway.settings.failover.is_enabled:
         client.refuse(Refusal(SQLSTATE.CONNECTION_FAILURE, "the database server was lost"))
         return
+    if server.skip and own and not (server.kept or server.drops):
+        # A message too long to be held back was passed on in part, and nobody can complete it.
+        client.refuse(Refusal(SQLSTATE.CONNECTION_FAILURE, "the database server was lost within a message"))
+        return
     if client.login_waiter is not None or (client.busy & _WAITING and not own):
         gateway.count_loss("only_state_replay_sent")
         wait_again(client)
@@ -65,13 +83,20 @@ def server_lost(
     gateway.count_loss(decision.situation)
     gateway.told_loss(client, decision)
     client.note(f"{decision.situation}: {decision.reason}")
+    kept, client.kept = client.kept, None  # what waited for the answers of this server
+    # The primary is there, while another replica may be as dead as this one.
+    client.is_route_forced = client.route == 1 and decision.action == Action.REPEAT
     _carry_out(client, server, own, loss, decision)
+    for data in kept or ():
+        if not client.ended:
+            client.data_received(data)
 
 
 def wait_again(client: ClientSession) -> None:
     """Put a client that waited back into the queue."""
     client.busy &= ~_WAITING
-    if client.login_waiter is None and client.kept is None:
+    if client.login_waiter is None and not client.kept:
+        rebuild(client)
         return
     client.busy |= _WAITING
     client.pool.take_later(client)
@@ -82,9 +107,13 @@ def facts(client: ClientSession, server: ServerSession, own: tuple[Entry, ...]) 
     texts = tuple(_texts(client, own))
     is_open = bool(own) or client.is_batch_open
     begins = len(texts) == 1 and client.status == _IDLE and bool(_BEGINS.match(texts[0]))
-    in_transaction = client.status != _IDLE or begins
+    in_transaction = client.status != _IDLE or _opens_only(texts)
     has_prefix = client.prefix is not None
-    is_reading = client.route == 1 or beginnings.is_read_only(client.prefix)
+    # What was neither executed nor answered in part is as good as unsent.
+    is_unsent = is_open and not server.sent and not any(_executes(one) for one in own)
+    is_on_replica = client_routing.is_on_replica(client, server)
+    is_reading = is_on_replica or beginnings.is_read_only(client.prefix)
+    is_copy = bool(client.busy & _COPYING) or any(_COPIES.match(text) for text in texts)
     if in_transaction:
         count = int(is_open) if has_prefix else 2
     else:
@@ -92,20 +121,33 @@ def facts(client: ClientSession, server: ServerSession, own: tuple[Entry, ...]) 
     return Loss(
         is_idle=not is_open and not in_transaction,
         is_restorable=not client.holding.losses(),
-        bytes_written_count=1 if is_open else 0,
+        bytes_written_count=1 if is_open and not is_unsent else 0,
         in_transaction=in_transaction,
         is_only_begin_sent=begins or (has_prefix and not client.has_data and client.status != _FAILED),
         is_read_only_transaction=beginnings.is_read_only(client.prefix),
-        on_replica=client.route == 1,
+        on_replica=is_on_replica,
         is_write_possible=not is_reading,
         is_row_forwarded=bool(server.sent),
         statements_count=count,
         is_commit=any(_COMMITS.search(text) for text in texts),
+        is_commit_alone=len(texts) == 1 and bool(_COMMITS_ALONE.match(texts[0])),
         is_rollback=len(texts) == 1 and bool(_ROLLS_BACK.match(texts[0])),
         is_outcome_armed=client.armed is not None,
-        is_copy=bool(client.busy & _COPYING) or any(_COPIES.match(text) for text in texts),
+        is_copy=is_copy,
         is_copy_done_sent=bool(client.busy & _COPYING) and not server.copy_in,
     )
+
+
+def _opens_only(texts: tuple[bytes, ...]) -> bool:
+    """Say whether requests begin with a BEGIN whose transaction is still open at their end."""
+    if not texts or not _FIRST_BEGINS.match(texts[0]):
+        return False
+    return not any(_ENDS.search(text) for text in texts)
+
+
+def _executes(entry: Entry) -> bool:
+    """Say whether a server that answers an entry executes something of the client's."""
+    return isinstance(entry, bytes) or (isinstance(entry, Expect) and entry.kind in _EXECUTES)
 
 
 def _texts(client: ClientSession, own: tuple[Entry, ...]):  # type: ignore[no-untyped-def]  # noqa: ANN202
@@ -146,11 +188,12 @@ def _carry_out(
         case Action.REPLAY_AND_CONTINUE:
             _send_again(client, own, owed)
         case Action.ANSWER_ROLLBACK:
+            answer = answer_to(own, b"ROLLBACK")
             forget_request(client)
+            client.write(answer)
             lost_transaction.over(client)
-            client.write(wire.command_complete(b"ROLLBACK") + wire.ready_for_query(_IDLE))
         case Action.RESOLVE_COMMIT:
-            commit_outcome.resolve_soon(client, loss, owed)
+            commit_outcome.resolve_soon(client, loss, owed, answer_to(own, b"COMMIT"))
         case Action.REBUILD_SILENTLY | Action.WARN_OR_CLOSE:
             forget_request(client)
             if decision.action == Action.WARN_OR_CLOSE and client.config.failover.on_unrestorable == "close":
@@ -163,7 +206,8 @@ def _carry_out(
 
 def fail(client: ClientSession, decision: Decision, owed: int) -> None:
     """Answer what is under way by the decision's error; a request whose Sync is to come is answered too."""
-    is_batch_open = client.is_batch_open
+    # The server that took COPY data had swallowed the Sync before it; another one follows the data.
+    is_batch_open = client.is_batch_open or bool(client.busy & _COPYING and not owed)
     forget_request(client)
     client.is_batch_open = is_batch_open
     if decision.then == _IDLE:
@@ -175,13 +219,45 @@ def fail(client: ClientSession, decision: Decision, owed: int) -> None:
 def forget_request(client: ClientSession) -> None:
     """Forget what was under way; the rest of a message that is coming in is dropped."""
     client.busy &= ~_OF_REQUEST
-    client.holds &= _HOLDS_PLACE
+    client.holds &= _HOLDS_STAY
     client.is_batch_open = False
     client.request = client.portals = None
     client.end_beginning()
     if client.skip:
         client.discards = True
+    if client.skip or client.partial:
         client.busy |= _INPUT
+
+
+def answer_to(own: tuple[Entry, ...], tag: bytes) -> bytes:
+    """Return a server's answer to a request that is one COMMIT or ROLLBACK and outside a transaction afterwards."""
+    out: list[bytes] = []
+    for entry in own:
+        if isinstance(entry, bytes):
+            messages, _ = wire.split(entry)
+            out.extend(_answer_to(kind, body[:1], tag) for kind, body in messages)
+        elif isinstance(entry, Expect) and entry.action != DROP:
+            out.append(entry.data or _answer_to(entry.kind, entry.name, tag))
+    return b"".join(out)
+
+
+def _answer_to(kind: int, target: bytes, tag: bytes) -> bytes:
+    match kind:
+        case Frontend.QUERY:
+            return wire.command_complete(tag) + wire.ready_for_query(_IDLE)
+        case Frontend.PARSE:
+            return wire.parse_complete()
+        case Frontend.BIND:
+            return wire.bind_complete()
+        case Frontend.DESCRIBE:
+            return (wire.parameter_description(()) if target == b"S" else b"") + wire.no_data()
+        case Frontend.EXECUTE:
+            return wire.command_complete(tag)
+        case Frontend.CLOSE:
+            return wire.close_complete()
+        case Frontend.SYNC:
+            return wire.ready_for_query(_IDLE)
+    return b""
 
 
 def _send_again(client: ClientSession, own: tuple[Entry, ...], owed: int) -> None:
@@ -194,7 +270,7 @@ def _send_again(client: ClientSession, own: tuple[Entry, ...], owed: int) -> Non
     else:  # too long to have been kept
         fail(client, decide(Loss(bytes_written_count=1, in_transaction=client.status != _IDLE)), owed)
         return
-    prefix, partial = client.prefix, client.partial
+    prefix, rest = client.prefix, client.partial
     client.skip = 0
     client.discards = False
     forget_request(client)
@@ -202,8 +278,8 @@ def _send_again(client: ClientSession, own: tuple[Entry, ...], owed: int) -> Non
     if client.status != _IDLE:
         client.prefix = prefix
         client.busy |= _DEFERRED
-    if data or partial:
-        client.data_received(data + partial)
+    if data or rest:
+        client.data_received(data + rest)
     else:
         rebuild(client)
 
@@ -221,7 +297,16 @@ def restore(client: ClientSession, server: ServerSession) -> None:
     client.needs_restore = False
     holding = client.holding
     lost = holding.losses()
+    if holding.needs_snapshot:
+        lost.append("what its last statement changed")
+    if lost and client.config.failover.on_unrestorable == "close":
+        client.refuse(loss_report(lost, is_closing=True))
+        return
+    holding.forget_losses()
     client.busy |= _WAITING
+
+    def made(what: str) -> Hidden:
+        return Hidden(lambda hidden: None if hidden.error is None else lost.append(what))
 
     def restored(hidden: Hidden) -> None:
         if client.server is not server:
@@ -244,9 +329,24 @@ def restore(client: ClientSession, server: ServerSession) -> None:
             return
         client.attached(server)
 
-    for statement in holding.restoration():
-        server.run(statement, Hidden())
+    for name, statement in (client.prepared or {}).items():
+        if name not in server.prepared:
+            server.prepared[name] = statement
+            server.send_hidden(statement.parse(name) + wire.sync(), Hidden(partial(_parsed, server, name)))
+    for text in holding.restoration():
+        server.run(text, made(_named(text)))
     server.run(snapshot_sql(holding.custom_names), Hidden(restored))
+
+
+def _parsed(server: ServerSession, name: bytes, hidden: Hidden) -> None:
+    """Forget a statement that this server does not take; its client is told at the next use, by the server."""
+    if hidden.error is not None:
+        server.prepared.pop(name, None)
+
+
+def _named(statement: bytes) -> str:
+    """Return the command and the name of a statement that makes something, without its text."""
+    return b" ".join(statement.split(None, 2)[:2]).decode("utf-8", "replace")
 
 
 def _adopt(client: ClientSession, server: ServerSession, hidden: Hidden) -> None:
@@ -290,6 +390,8 @@ def repeats(client: ClientSession, server: ServerSession, head: Entry, fields: d
     Only for one plain request outside a transaction of which nothing has been answered: the statement has not run.
     """
     sqlstate = fields.get("C", "")
+    if sqlstate == SQLSTATE.READ_ONLY_SQL_TRANSACTION:
+        return client_routing.repeats(client, server)
     if not isinstance(head, bytes) or client.status != _IDLE or server.sent or len(server.fifo) != 1:
         return False
     if sqlstate in _REPEATABLE and head[0] == Frontend.BIND and server.repeat is not head:
@@ -300,10 +402,6 @@ def repeats(client: ClientSession, server: ServerSession, head: Entry, fields: d
         server.repeat = head
         server.fifo[0] = Hidden(lambda _: _again(client, server, head, name))
         return True
-    if sqlstate == SQLSTATE.READ_ONLY_SQL_TRANSACTION and client.route == 1:
-        client.gateway.count_loss("misrouted")  # type: ignore[attr-defined]  # our gateway
-        server.fifo[0] = Hidden(lambda _: _elsewhere(client, server, head))
-        return True
     return False
 
 
@@ -312,14 +410,4 @@ def _again(client: ClientSession, server: ServerSession, chunk: bytes, name: byt
     if client.server is not server:
         return
     server.send_hidden(about_statement(Frontend.CLOSE, name) + wire.sync(), Hidden())
-    client.data_received(chunk)
-
-
-def _elsewhere(client: ClientSession, server: ServerSession, chunk: bytes) -> None:
-    """Send a write that a replica refused to the primary."""
-    if client.server is not server:
-        return
-    client.route = 0
-    client.is_route_forced = True
-    client.detach(server)
     client.data_received(chunk)

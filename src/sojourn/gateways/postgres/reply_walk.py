@@ -45,6 +45,33 @@ _KNOWN = frozenset(
 )
 
 
+_HELD_BACK_BYTES = 1 << 16
+"""Longest message that is passed on whole only: a client that has a part of one cannot be told that the rest is lost.
+A longer one streams."""
+
+
+def held_start(data: bytes, low: int, end: int) -> int:
+    """Return where the row begins whose end is still to come, -1 for a message that is not to be held back.
+
+    Found backwards by its header: this is much cheaper than a walk in which every start is kept. Bytes of a row that
+    look like a header of just this length would only hold back less.
+
+    Args:
+        data: a chunk in which at least one message begins.
+        low: where the first one does.
+        end: where the last one will end.
+    """
+    size = len(data)
+    low = max(low, end - _HELD_BACK_BYTES)
+    for kind in (b"D\0\0", b"d\0\0"):
+        pos = data.rfind(kind, low)
+        while pos >= 0:
+            if pos + 5 <= size and pos + 1 + int.from_bytes(data[pos + 1 : pos + 5], "big") == end:
+                return pos
+            pos = data.rfind(kind, low, pos + 2)
+    return -1
+
+
 def choose_table(server: ServerSession) -> None:
     """Set where the next scan stops, by what is expected next."""
     fifo = server.fifo
@@ -63,6 +90,16 @@ def choose_table(server: ServerSession) -> None:
 
 def walk(server: ServerSession, data: bytes) -> None:
     """Take a chunk of the server message by message; a bug, or garbage, costs this server and nothing else."""
+    if server.kept and server.skip:
+        kept = server.kept
+        if server.skip > len(kept) + len(data):
+            server.kept = kept + data
+            return
+        # The row that was held back is whole now: everything goes its usual way.
+        server.kept = b""
+        server.bytes_out -= len(data) + len(kept)
+        server.data_received(kept + data)
+        return
     try:
         _walk(server, data)
     except Exception as error:  # noqa: BLE001 - the loop would only log it, without a word of where
@@ -88,7 +125,13 @@ def _walk(server: ServerSession, data: bytes) -> None:
             choose_table(server)
             pos = next_stop(data, pos, server.table)
         if pos >= size:
-            server.skip = server.skip or pos - size
+            if pos > size and not server.skip:
+                server.skip = pos - size
+                head = server.fifo[0] if server.fifo else None
+                begin = -1 if type(head) is Hidden or server.drops else held_start(data, start, pos)
+                if begin >= 0:
+                    server.kept = data[begin:]
+                    server.skip = pos - begin
             break
         if size - pos < 5:  # noqa: PLR2004 - type and length
             server.kept = data[pos:]
@@ -110,7 +153,11 @@ def _walk(server: ServerSession, data: bytes) -> None:
         passes = _take(server, kind, data, pos, end)
         if server.state == "closed":
             return
-        if passes is not None and passes is not True:
+        if passes is False:
+            # It is going to be answered anew: also what came before the error is not for the client.
+            out.clear()
+            start = end
+        elif passes is not None and passes is not True:
             out.append(data[start:pos])
             if passes:
                 out.append(passes)
@@ -155,7 +202,10 @@ def _flush(server: ServerSession, out: list[bytes]) -> None:
 
 
 def _take(server: ServerSession, kind: int, data: bytes, pos: int, end: int) -> bytes | bool | None:
-    """Take one whole message; return True or None to pass it on, other bytes to send instead of it."""
+    """Take one whole message; return True or None to pass it on, False to forget the answer so far.
+
+    Returns: or other bytes to send instead of it.
+    """
     fifo = server.fifo
     head = fifo[0] if fifo else None
     if kind == Backend.PARAMETER_STATUS:
@@ -267,7 +317,7 @@ def _error(server: ServerSession, body: bytes) -> bytes | bool | None:
     if head is None or client is None:
         return b""
     if client.repeats(server, head, fields):
-        return b""
+        return False
     client.failed(head, fields)
     if type(head) is Expect:
         while fifo:

@@ -18,10 +18,18 @@ class Reported:
     Always true: two with the same values are the same object; make them by ``of``.
     """
 
-    __slots__ = ("__weakref__", "values")
+    __slots__ = ("__weakref__", "_messages", "values")
 
     def __init__(self, values: dict[str, str]) -> None:
         self.values: Mapping[str, str] = values
+        self._messages = b""
+
+    @property
+    def messages(self) -> bytes:
+        """Return the ParameterStatus messages of all of it, made once."""
+        if not self._messages:
+            self._messages = b"".join(wire.parameter_status(*item) for item in self.values.items())
+        return self._messages
 
     @staticmethod
     def of(values: Mapping[str, str]) -> Reported:

@@ -11,7 +11,15 @@ import re
 from time import monotonic
 from typing import TYPE_CHECKING
 
-from sojourn.gateways.postgres import beginnings, commit_outcome, lexer, lost_transaction, session_statements, wire
+from sojourn.gateways.postgres import (
+    beginnings,
+    client_routing,
+    commit_outcome,
+    lexer,
+    lost_transaction,
+    session_statements,
+    wire,
+)
 from sojourn.gateways.postgres.messages import Frontend, Refusal
 from sojourn.gateways.postgres.replies import DROP, FORWARD, SYNTHETIC, Expect, Hidden
 from sojourn.gateways.postgres.statements import CLOSE_UNNAMED, about_statement, rename_bind
@@ -21,7 +29,7 @@ if TYPE_CHECKING:
     from sojourn.gateways.postgres.server_session import ServerSession
     from sojourn.gateways.postgres.statements import Statement
 
-WAITING, INPUT, TRACKED, LOST, BEGINNING, DEFERRED, CLOSING = 1, 2, 4, 8, 32, 128, 256
+WAITING, INPUT, TRACKED, LOST, BEGINNING, ROUTED, DEFERRED, CLOSING = 1, 2, 4, 8, 32, 64, 128, 256
 """The bits of ``Busy`` that matter here."""
 
 TEXT_LIMIT_BYTES = 65_536
@@ -64,6 +72,8 @@ def take(client: ClientSession, data: bytes) -> None:
     if busy & LOST:
         lost_transaction.take(client, data)
         return
+    if busy & ROUTED and client_routing.take(client, data):
+        return
     if client.partial:
         data, client.partial = client.partial + data, b""
     try:
@@ -102,7 +112,11 @@ class _Walk:
                 return
             end = self.pos + 1 + length
             known = _known_bytes(kind, data, self.pos, end)
-            if kind == Frontend.QUERY and known is not None and beginnings.answers(client, known[0]):
+            if (
+                kind == Frontend.QUERY
+                and known is not None
+                and (beginnings.answers(client, known[0]) or client_routing.answers(client, known[0]))
+            ):
                 self.start = self.pos = end
                 continue
             if known is None:
@@ -111,7 +125,7 @@ class _Walk:
                     client.refuse(Refusal("54000", "names in a message are too long", severity="FATAL"))
                     return
                 break
-            if kind in _NEED_SERVER and client.server is None and not self._gets_server():
+            if kind in _NEED_SERVER and client.server is None and not self._gets_server(kind, known):
                 return
             if not self._message(kind, end, min(end, size), known):
                 return
@@ -127,10 +141,14 @@ class _Walk:
         if client.discards:
             self.start = rest
             client.discards = client.skip > 0
+        elif client.request is not None:
+            client.request = [b""]  # a part of a message is gone by that was not kept
 
-    def _gets_server(self) -> bool:
+    def _gets_server(self, kind: int, known: tuple[bytes, ...]) -> bool:
         """Have a server, or keep what is left until there is one."""
         client = self.client
+        if client_routing.concerns(client, kind, known):
+            client_routing.decide(client, self.data[self.pos :])
         if client.pool.take(client) is not None:
             return True
         if not client.ended:
@@ -178,7 +196,7 @@ class _Walk:
         if kind in _NEED_SERVER:
             server = client.server
             assert server is not None  # noqa: S101 - the caller looked
-            if not server.fifo:
+            if not server.fifo and not client.is_batch_open:
                 server.began = monotonic()
                 server.sent = 0
             if client.busy & DEFERRED:
@@ -188,7 +206,12 @@ class _Walk:
             client.holds |= 8
             self._retain(stop)
             if kind in _OF_EXTENDED:
+                if client.config.failover.arms_commit_outcome and not client.is_batch_open:
+                    self._arm_extended(kind, known)
                 client.is_batch_open = True
+                client.has_data = True  # counts in the beginning of a transaction only
+            elif kind == Frontend.FUNCTION_CALL:
+                client.has_data = True
             self._to_server(server, kind, end, known)
             return True
         if kind == Frontend.TERMINATE:
@@ -213,7 +236,7 @@ class _Walk:
                 self._bind(server, *known)
             case Frontend.DESCRIBE:
                 self._named(server, kind, end, known[0])
-                fifo.append(Expect(kind))
+                fifo.append(Expect(kind, name=known[0][:1]))
             case Frontend.EXECUTE:
                 statement = (client.portals or {}).get(known[0])
                 text = b"" if statement is not None or client.unnamed is None else _text_of(client.unnamed)
@@ -253,6 +276,8 @@ class _Walk:
                 beginnings.opens(client, self.data[self.pos : end], text)
             elif word in (b"commit", b"end") and client.config.failover.arms_commit_outcome:
                 self._insert(*commit_outcome.probe(client))
+            if word not in (b"begin", b"start"):
+                client.has_data = True
         elif client.busy & BEGINNING:
             beginnings.goes_on(client, self.data[self.pos : end], text)
         server.fifo.append(Expect(Frontend.QUERY, text=text))
@@ -273,6 +298,21 @@ class _Walk:
             self._insert(
                 statement.parse(name), Expect(Frontend.PARSE, DROP, name=name, text=name, statement=statement)
             )
+
+    def _arm_extended(self, kind: int, known: tuple[bytes, ...]) -> None:
+        """Put the question for the transaction's id before a COMMIT of the extended query."""
+        if kind == Frontend.PARSE:
+            text = known[1][: known[1].find(0)]
+        elif kind == Frontend.BIND and known[1]:
+            statement = (self.client.prepared or {}).get(known[1])
+            text = b"" if statement is None else statement.text
+        elif kind == Frontend.BIND and self.client.unnamed is not None:
+            text = _text_of(self.client.unnamed)
+        else:
+            return
+        first = _FIRST_WORDS.match(text)
+        if first is not None and first[1].lower() in (b"commit", b"end"):
+            self._insert(*commit_outcome.probe(self.client))
 
     def _insert(self, message: bytes, expect: Expect | Hidden) -> None:
         """Put a message of ours before the present one."""
@@ -335,6 +375,7 @@ class _Walk:
             return
         client = self.client
         client.write(expect.data)
+        server.sent |= 1
         if expect.kind == Frontend.PARSE and expect.statement is not None:
             client.learn_statement(expect.name, expect.statement)
         elif expect.kind == Frontend.CLOSE:

@@ -169,6 +169,7 @@ def _classify_sql(sql: bytes) -> int:
         or b"\0" in text
         or b"temp" in text
         or b"set_config" in text
+        or b"sojourn.role" in text
         or b"advisory" in text
         or b"u&" in text  # an identifier in U&"..." may be any of these words
     ):

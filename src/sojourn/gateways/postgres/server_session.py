@@ -202,9 +202,16 @@ class ServerSession(asyncio.Protocol):
                 return
             if pos >= size and self.skip <= size and not self.drops and fifo and type(fifo[0]) is bytes:
                 # The midst of a long result.
-                self.skip = pos - size
                 self.sent = 3
-                client.write(data)
+                start = reply_walk.held_start(data, self.skip, pos) if pos > size else -1
+                if start < 0:
+                    self.skip = pos - size
+                    client.write(data)
+                    return
+                self.skip = pos - start
+                self.kept = data[start:]
+                if start:
+                    client.write(data[:start])
                 return
         reply_walk.walk(self, data)
 

@@ -101,12 +101,20 @@ class StreamTalk(asyncio.Protocol):
 
         Raises: as ``receive``.
         """
-        while True:
-            length = wire.startup_length(self._data, self._limit_bytes)
-            if length is not None and len(self._data) >= length:
-                packet, self._data = self._data[:length], self._data[length:]
-                return packet
+        while (packet := self.take_startup()) is None:
             await self._more()
+        return packet
+
+    def take_startup(self) -> bytes | None:
+        """Take the next packet without a type, None while it is not whole.
+
+        Raises: WireError for a length that cannot be.
+        """
+        length = wire.startup_length(self._data, self._limit_bytes)
+        if length is None or len(self._data) < length:
+            return None
+        packet, self._data = self._data[:length], self._data[length:]
+        return packet
 
     async def receive_byte(self) -> int:
         """Return one byte: the answer to SSLRequest or GSSENCRequest.
