@@ -30,7 +30,7 @@ import sojourn_postgres
 from sojourn.embedded.certificates import Identity, ThrowAwayAuthority
 from sojourn.embedded.postgres import PostgresServer
 
-DEBIAN: Final = Path("/usr/lib/postgresql/15/bin")
+DEBIAN: Final = max(Path("/usr/lib/postgresql").glob("*/bin"), default=Path("/usr/lib/postgresql/15/bin"))
 WIDE = "\\set first random(1, 90000)\nSELECT * FROM pgbench_accounts WHERE aid BETWEEN :first AND :first + 999;\n"
 """A thousand rows of about 120 bytes."""
 
@@ -362,10 +362,15 @@ async def with_postgres(options: Options, work: Callable[[Bench, int], int]) -> 
         if options.pinned:
             proxies.Proxy("PostgreSQL", server.port, server.pid).pin(servers.LOAD_CORE, 0)
         with tempfile.TemporaryDirectory(prefix="sojourn-bench-") as place:
-            folder = Path(place)
-            folder.chmod(0o755)
+            folder = open_to_all(Path(place))
             await asyncio.to_thread(pgbench.make_tables, server.port, 1)
             return work(Bench(options, folder, server.port, server.pid), server.port)
+
+
+def open_to_all(folder: Path) -> Path:
+    """Let PgBouncer, which runs as somebody else, enter a folder; return it."""
+    folder.chmod(0o755)
+    return folder
 
 
 def run_sql(dsn: str, command: str) -> None:

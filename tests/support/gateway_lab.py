@@ -26,6 +26,16 @@ from sojourn.gateways.postgres.config import (
 from sojourn.gateways.postgres.gateway import PostgresGateway
 
 WITHIN_S = 20.0
+BUGS = frozenset(
+    {
+        "session.handler_failed",
+        "postgres.server_failed",
+        "connection.bug",
+        "connection.not_started",
+        "server.loop_error",
+    }
+)
+"""Events that a healthy gateway never has."""
 USER = "postgres"
 
 
@@ -55,11 +65,15 @@ class GatewayLab:
 
     async def asyncpg(self, database: str = "postgres") -> asyncpg.Connection:
         """Open a client of the other driver; the test closes it."""
-        return await asyncpg.connect(host="127.0.0.1", port=self.port, user=USER, database=database, ssl=False)
+        return await asyncpg.connect(
+            host="127.0.0.1", port=self.port, user=USER, database=database, ssl=False
+        )
 
     async def console(self, sql: str, user: str = USER) -> list[dict[str, Any]]:
         """Give one command at the console as an operator of its own; return its rows."""
-        async with await psycopg.AsyncConnection.connect(self.dsn("sojourn", user), autocommit=True) as operator:
+        async with await psycopg.AsyncConnection.connect(
+            self.dsn("sojourn", user), autocommit=True
+        ) as operator:
             cursor = await operator.execute(sql.encode())
             if cursor.description is None:
                 return []
@@ -74,7 +88,7 @@ class GatewayLab:
     async def until(self, is_so: Callable[[], bool]) -> None:
         """Let the loop turn until something is so."""
         async with asyncio.timeout(WITHIN_S):
-            while not is_so():
+            while not is_so():  # noqa: ASYNC110 - what it waits for tells nobody
                 await asyncio.sleep(0)
 
     async def close(self) -> None:
@@ -100,7 +114,9 @@ async def gateway_lab(
         values: dict[str, Any] = {
             "listeners": (ListenerSettings(address="127.0.0.1:0"),),
             "clusters": (
-                Cluster(name="main", nodes=(NodeSettings(name="db-1", address=f"127.0.0.1:{postgres.port}"),)),
+                Cluster(
+                    name="main", nodes=(NodeSettings(name="db-1", address=f"127.0.0.1:{postgres.port}"),)
+                ),
             ),
             "databases": (Database(name="*", cluster="main"),),
             "auth": AuthSettings(method="trust"),
@@ -111,6 +127,12 @@ async def gateway_lab(
         gateway = PostgresGateway(whole)
         server = Server()
         server.add(gateway, whole.listeners)
+        bugs: list[str] = []
+        server.events.add_view(
+            lambda batch: bugs.extend(
+                f"{event.kind.name} {event.fields()}" for event in batch if event.kind.name in BUGS
+            )
+        )
         await server.start()
         lab = GatewayLab(server, gateway, postgres)
         try:
@@ -118,6 +140,7 @@ async def gateway_lab(
         finally:
             await lab.close()
             await server.stop(timeout_s=5.0)
+            assert not bugs, bugs
     finally:
         await postgres.stop()
 

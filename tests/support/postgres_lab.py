@@ -26,8 +26,8 @@ TRANSACTION = "ours-transaction"
 TARGETS = (DIRECT, SESSION, TRANSACTION)
 OURS = (SESSION, TRANSACTION)
 
-DEBIAN = Path("/usr/lib/postgresql/15/bin")
-"""What ``postgresql-15`` of Debian brings; it has contributed extensions and TLS, which the wheel's build lacks."""
+DEBIAN = max(Path("/usr/lib/postgresql").glob("*/bin"), default=Path("/usr/lib/postgresql/15/bin"))
+"""What ``postgresql`` of Debian brings; it has contributed extensions and TLS, which the wheel's build lacks."""
 
 USER = "lab"
 PASSWORD = "laboratory"
@@ -238,7 +238,7 @@ def running_lab(
     Args:
         folder: exists; the daemons' files are written there.
         version: of the wheel, 16 or 18.
-        is_debian: Debian's 15 instead of the wheel.
+        is_debian: Debian's instead of the wheel.
     """
     with contextlib.ExitStack() as stack:
         loop = _Loop()

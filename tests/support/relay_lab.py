@@ -29,6 +29,7 @@ from sojourn.gateways.postgres.pool import Place, Pool
 from sojourn.gateways.postgres.reported import Reported
 from sojourn.gateways.postgres.server_session import ServerSession
 from sojourn.gateways.postgres.session_state import SessionState
+from sojourn.gateways.postgres.statements import Statement, StatementTable
 from sojourn.gateways.postgres.vector import EMPTY
 from scripted_server import ScriptedServer
 
@@ -175,6 +176,20 @@ class LabGateway(PostgresGateway):
         super().session_failed(session, error, reason)
 
 
+class KeptStatements(StatementTable):
+    """Forgets no statement, so that each run of a conversation meets the same aliases."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._kept: set[Statement] = set()
+
+    def intern(self, body: bytes) -> Statement:
+        """Return the statement of a Parse body."""
+        statement = super().intern(body)
+        self._kept.add(statement)
+        return statement
+
+
 class RelayLab:
     """One pool with its gateway.
 
@@ -185,6 +200,7 @@ class RelayLab:
     def __init__(self, gateway: LabGateway, *, is_scripted: bool) -> None:
         gateway.lab = self
         self.gateway = gateway
+        gateway.statements = KeptStatements()
         self.is_scripted = is_scripted
         self.reported = Reported.of({"application_name": "", "TimeZone": "UTC"})
         self.failures: list[Exception] = []

@@ -123,7 +123,9 @@ cdef int classify_sql(Bytes at, Py_ssize_t size) noexcept nogil:
                 return 0
     if is_first_word(at, size, "do", 2) or is_first_word(at, size, "call", 4):
         return 0
-    if is_first_word(at, size, "execute", 7):
+    if is_first_word(at, size, "execute", 7) or is_first_word(at, size, "prepare", 7):
+        return 0
+    if is_first_word(at, size, "deallocate", 10):
         return 0
     if has_into and not (is_first_word(at, size, "insert", 6) or is_first_word(at, size, "merge", 5)):
         return 0

@@ -40,6 +40,7 @@ def opens(client: ClientSession, message: bytes, text: bytes) -> None:
     server = client.server
     if client.status == _IDLE and server is not None and not server.fifo and _PLAIN_BEGIN.match(text):
         client.prefix = [message]
+        client.has_data = False
         client.busy |= _BEGINNING
         client.holds |= _HOLDS_BEGINNING
 
@@ -67,6 +68,7 @@ def answers(client: ClientSession, text: bytes) -> bool:
     elif client.status == _IDLE and not client.is_batch_open and _PLAIN_BEGIN.match(text):
         client.busy |= _DEFERRED
         client.prefix = [wire.query(text)]
+        client.has_data = False
         client.status = _IN_TRANSACTION
         tag = b"BEGIN" if text.lstrip()[:1].lower() == b"b" else b"START TRANSACTION"
     else:

@@ -70,7 +70,9 @@ class ClientDeadlines:
             if server.fifo:
                 return None
         is_in_transaction = client.status != _IDLE
-        limit_s = timeouts.idle_in_transaction_timeout_s if is_in_transaction else timeouts.client_idle_timeout_s
+        limit_s = (
+            timeouts.idle_in_transaction_timeout_s if is_in_transaction else timeouts.client_idle_timeout_s
+        )
         if not limit_s or not (is_in_transaction or client.is_idle):
             return None
         since = self._quiet_since(client, server, now, seen)
@@ -78,12 +80,19 @@ class ClientDeadlines:
             return None
         if is_in_transaction:
             return Refusal(
-                SQLSTATE.IDLE_IN_TRANSACTION_SESSION_TIMEOUT, f"idle in transaction for more than {limit_s:g} s"
+                SQLSTATE.IDLE_IN_TRANSACTION_SESSION_TIMEOUT,
+                f"idle in transaction for more than {limit_s:g} s",
             )
-        return Refusal(SQLSTATE.IDLE_SESSION_TIMEOUT, f"idle for more than {limit_s:g} s (client_idle_timeout)")
+        return Refusal(
+            SQLSTATE.IDLE_SESSION_TIMEOUT, f"idle for more than {limit_s:g} s (client_idle_timeout)"
+        )
 
     def _quiet_since(
-        self, client: ClientSession, server: ServerSession | None, now: float, seen: dict[ClientSession, _Seen]
+        self,
+        client: ClientSession,
+        server: ServerSession | None,
+        now: float,
+        seen: dict[ClientSession, _Seen],
     ) -> float:
         """Return since when, as far as sweeps know, a client has asked nothing."""
         mark: object

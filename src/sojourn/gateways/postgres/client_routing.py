@@ -340,7 +340,9 @@ def repeats(client: ClientSession, server: ServerSession) -> bool:
     done nothing either.
     """
     fifo = server.fifo
-    is_alone = client.status == _IDLE and not (client.is_batch_open or server.sent or client.partial or client.skip)
+    is_alone = client.status == _IDLE and not (
+        client.is_batch_open or server.sent or client.partial or client.skip
+    )
     if client.route != Route.REPLICA or client.holds & _HOLDS_PLACE or not is_alone:
         return False
     head = fifo[0]
@@ -355,7 +357,12 @@ def repeats(client: ClientSession, server: ServerSession) -> bool:
         if b"" in kept or ends != 1 or any(isinstance(one, Hidden) for one in fifo):
             return False
         for one in fifo:
-            if type(one) is Expect and one.kind == Frontend.CLOSE and one.action == DROP and one.statement is not None:
+            if (
+                type(one) is Expect
+                and one.kind == Frontend.CLOSE
+                and one.action == DROP
+                and one.statement is not None
+            ):
                 server.prepared.setdefault(one.name, one.statement)  # the server did not come to it
         for name in _parsed_names(request):
             client.forget_statement(name)  # the primary is asked for it again

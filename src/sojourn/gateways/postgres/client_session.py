@@ -81,7 +81,7 @@ class Holds:
     UNSETTLED = 32
     """A statement of this request changed the session."""
     BEGINNING = 64
-    DRAINING = 128
+    DRAINING = 1024
     """The client is closed when its transaction has ended."""
     NEXT = 256
     """A write waits for the reads before it, which a replica answers."""
@@ -114,6 +114,7 @@ class ClientSession(Session, eq=False):
     discards: bool = False
     skips_to_sync: bool = False
     is_batch_open: bool = False
+    has_bound: bool = False
     kept: list[bytes] | None = None
     request: list[bytes] | None = None
     portals: dict[bytes, Statement] | None = None
@@ -267,9 +268,12 @@ class ClientSession(Session, eq=False):
         self.resume_reading()
         for index, data in enumerate(kept or ()):
             if self.busy & Busy.WAITING or self.ended:
-                self.kept = (self.kept or []) + (kept or [])[index:]
+                self._keep((kept or [])[index:])
                 return
             self.data_received(data)
+
+    def _keep(self, rest: list[bytes]) -> None:
+        self.kept = (self.kept or []) + rest
 
     def sees(self, reported: Reported) -> None:
         """Tell the client what its new server reports otherwise than the last one."""
@@ -314,6 +318,8 @@ class ClientSession(Session, eq=False):
             self.close(Reason.DRAINED)
         elif not self.holds:
             self.detach(server)
+        elif server.closing:
+            recovery.part(self, server)
         elif server.vector is not self.vector:
             self.pool.fit(server, self)
 

@@ -6,13 +6,15 @@ Translates between what connections report and what ``failover`` decides. Knows 
 from __future__ import annotations
 
 import asyncio
+import re
 from time import monotonic
 from typing import TYPE_CHECKING, Final
 
+from sojourn.errors import BackendUnavailable
 from sojourn.gateways.postgres import dial, failover, nodes
 from sojourn.gateways.postgres.failover import ClusterState
 from sojourn.gateways.postgres.messages import SQLSTATE, Refusal
-from sojourn.gateways.postgres.monitor import Monitor
+from sojourn.gateways.postgres.monitor import Monitor, hand_over
 from sojourn.gateways.postgres.nodes import Node
 from sojourn.gateways.postgres.patroni import Patroni
 from sojourn.gateways.postgres.replies import Hidden
@@ -28,6 +30,8 @@ if TYPE_CHECKING:
     from sojourn.gateways.postgres.pool import Pool
     from sojourn.gateways.postgres.server_session import ServerSession
 
+_LOOK_S = 0.005
+_NOT_NOW = re.compile(r"(57P0[123]|53300) (.*)", re.DOTALL)
 _SHUTDOWNS = frozenset({SQLSTATE.ADMIN_SHUTDOWN, SQLSTATE.CRASH_SHUTDOWN, SQLSTATE.CANNOT_CONNECT_NOW})
 
 
@@ -180,6 +184,42 @@ class ClusterRoom:
                 pool.primary_changed()
         self.gateway.cluster_moved(self, old, new, why)
 
+    # What operators order
+
+    async def switchover(self, name: str | None = None) -> Node:
+        """Make a replica the primary while clients wait, and return it.
+
+        Args:
+            name: of the replica; None takes the one that has replayed most.
+        Raises: BackendUnavailable if it came to nothing.
+        """
+        target = self._target(name)
+        old = self.state.primary
+        await hand_over(self.state, target, connect=self._probe, idle=lambda: self._left_by_all(old))
+        limit_s = self.state.settings.buffering_timeout_s
+        try:
+            async with asyncio.timeout(limit_s):
+                while self.state.writable() is not target:  # noqa: ASYNC110 - another process's progress
+                    await asyncio.sleep(_LOOK_S)
+        except TimeoutError as error:
+            raise BackendUnavailable(f"switchover to {target.name}", limit_s, "it did not become primary") from error
+        return target
+
+    def _target(self, name: str | None) -> Node:
+        candidates = [node for node in self.state.readable() if name is None or node.name == name]
+        if not candidates:
+            known = next((node.state for node in self.state.nodes if node.name == name), "not known")
+            raise BackendUnavailable(name or self.name, 0.0, f"no switchover: {known if name else 'no replica'}")
+        return max(candidates, key=lambda node: node.replay_lsn)
+
+    async def _left_by_all(self, old: Node | None) -> None:
+        """Return when no client uses a server at ``old`` any more; each goes when its transaction has ended."""
+        while True:
+            pools = [pool for pool in self.pools if old is not None and old in pool.places]
+            if not sum(pool.leave(old) for pool in pools if old is not None):
+                return
+            await asyncio.sleep(_LOOK_S)
+
     # The monitor's connections
 
     async def _probe(self, node: Node) -> Probe:
@@ -277,7 +317,13 @@ class NodeProbe:
         """
         pool = self._room.gateway.monitor_pool(self._room, on_lost=self._lost)
         place = pool.place(self._node)
-        self._server = await pool.connect(place)
+        try:
+            self._server = await pool.connect(place)
+        except BackendUnavailable as error:
+            found = _NOT_NOW.match(error.cause)
+            if found is None:
+                raise
+            raise Refusal(found[1], found[2]) from error
 
     async def query(self, sql: str) -> list[list[bytes | None]]:
         """Ask and return the rows of the only result.

@@ -103,13 +103,17 @@ async def _ask(room: ClusterRoom, node: Node, armed: ArmedCommit) -> str:
             rows = await connection.query(outcome.outcome_sql(armed.xid)) if armed.xid else []
         except SojournError:
             rows = []
-        switch_lsn = outcome.promoted_position(node, armed.timeline)
+        switch_lsn, is_exact = outcome.promoted_position(node, armed.timeline), False
         if node.timeline != armed.timeline:
             try:
                 history = await connection.query(outcome.history_sql(node.timeline))
-                switch_lsn = outcome.switch_position((history[0][0] or b"").decode(), armed.timeline) or switch_lsn
+                found = outcome.switch_position((history[0][0] or b"").decode(), armed.timeline)
+                if found:
+                    switch_lsn, is_exact = found, True
             except SojournError:
                 pass  # it takes rights that the role may not have; the lower bound may do
-        return outcome.decide(rows, armed=armed, new_timeline=node.timeline, switch_lsn=switch_lsn)
+        return outcome.decide(
+            rows, armed=armed, new_timeline=node.timeline, switch_lsn=switch_lsn, is_switch_exact=is_exact
+        )
     finally:
         connection.close()

@@ -70,13 +70,9 @@ class ConsoleDoor:
             )
         is_admin = session.user in listed.admin_users
         talk.allow(MESSAGE_BYTES)
-        options = [name for name in startup.parameters if name.startswith("_pq_.")]
         self._gateway.cancel_keys.give(session, minor=min(startup.minor, _NEWEST_MINOR))
         self._conversations[session] = Conversation(self._console, talk, is_admin=is_admin)
         out = [wire.authentication_ok()]
-        if startup.minor not in (0, _NEWEST_MINOR) or options:
-            minor = _NEWEST_MINOR if startup.minor > _NEWEST_MINOR else 0
-            out.insert(0, wire.negotiate_protocol_version(minor, options))
         out += [wire.parameter_status(name, value) for name, value in PARAMETERS.items()]
         out += [wire.backend_key_data(session.pid, session.secret), wire.ready_for_query()]
         talk.send(b"".join(out))

@@ -10,45 +10,46 @@ import asyncio
 import itertools
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
-from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING, Any, ClassVar
 
-import ssl
+import msgspec
 
 from sojourn.core.events import EventKind
 from sojourn.core.gateway import Gateway
+from sojourn.core.listener import HANDSHAKE_FAILED
 from sojourn.core.recorder import Direction
 from sojourn.core.session import Session, in_words, raised_at
 from sojourn.core.table import Mode
-from sojourn.core.tls import ReloadableContext
 from sojourn.errors import BackendUnavailable, LimitExceeded, ProtocolError
 from sojourn.gateways.postgres import cancel, dial, login, wire
+from sojourn.gateways.postgres.access import Access
 from sojourn.gateways.postgres.auth import Credentials
+from sojourn.gateways.postgres.client_deadlines import ClientDeadlines
 from sojourn.gateways.postgres.client_session import ClientSession, ClientState
 from sojourn.gateways.postgres.client_routing import RoutingPolicy
 from sojourn.gateways.postgres.clusters import ClusterRoom
 from sojourn.gateways.postgres.console_door import ConsoleDoor
-from sojourn.gateways.postgres.hba import HbaRules
+from sojourn.gateways.postgres.ident import IdentMaps
 from sojourn.gateways.postgres.messages import SQLSTATE, Refusal
 from sojourn.gateways.postgres.pool import Pool
 from sojourn.gateways.postgres.query_log import QueryLog, shown
 from sojourn.gateways.postgres.recovery import text_of
 from sojourn.gateways.postgres.reported import Reported
 from sojourn.gateways.postgres.routing import Rule
-from sojourn.gateways.postgres.secret_source import SecretSource
 from sojourn.gateways.postgres.statements import StatementTable
 from sojourn.gateways.postgres.stream import NoFraming, router
-from sojourn.gateways.postgres.userlist import parse_userlist
 
 if TYPE_CHECKING:
     from sojourn.core.connection import Connection
-    from sojourn.core.secret import Secret
+    from sojourn.core.peer import Peer
     from sojourn.core.server import Server
+    from sojourn.core.settings import LimitSettings
     from sojourn.gateways.postgres.config import Database, PostgresSettings
     from sojourn.gateways.postgres.nodes import Node
     from sojourn.gateways.postgres.replies import Entry
     from sojourn.gateways.postgres.retry import Decision
+    from sojourn.gateways.postgres.secret_source import SecretSource
     from sojourn.gateways.postgres.server_session import ServerSession
 
 CLUSTER_MOVED = EventKind("postgres.cluster", ("cluster", "old", "new", "why"), level="warning")
@@ -66,8 +67,8 @@ SESSION_MOVED = EventKind("postgres.session_lost_server", ("situation", "reason"
 SWEEP_S = 0.5
 TRACED_BYTES = 200
 """Part of a logged statement that the flight recorder shows, masked."""
-_WAITING = 1
-_IDLE = 73
+REFUSED_ALOUD_COUNT = 100
+"""Clients above the limits whose startup message is still read, so that they get an error which says why."""
 
 
 class PostgresGateway(Gateway):
@@ -86,7 +87,7 @@ class PostgresGateway(Gateway):
 
     def __init__(self, settings: PostgresSettings, *, worker_index: int = 0) -> None:
         self.settings = self.config = settings
-        self.limits = settings.limits
+        self.limits = core_limits(settings)
         self.statements = StatementTable()
         self.cancel_keys = cancel.CancelKeys(worker_index)
         self.losses: Counter[str] = Counter()
@@ -99,14 +100,11 @@ class PostgresGateway(Gateway):
         """Databases whose pools lend no servers, also those pools that are yet to come; ``*`` is all of them."""
         self.is_worker = False
         self.door = ConsoleDoor(self)
-        self.channel_binding = b""
+        self.access = Access(settings, {}, None, IdentMaps({}), None)
         self._numbers = itertools.count(1)
         self._by_pid: dict[int, ServerSession] = {}
-        self._monitor_lost: dict[Pool, Callable[[], None]] = {}
-        self._tls: ReloadableContext | None = None
-        self._known: dict[str, Secret] = {}
-        self._hba: HbaRules | None = None
-        self._secrets: dict[str, SecretSource] = {}
+        self._deadlines = ClientDeadlines()
+        self._of_peer: Counter[str] = Counter()
 
     # Life
 
@@ -115,7 +113,7 @@ class PostgresGateway(Gateway):
         await super().start(server)
         self.loop = asyncio.get_running_loop()
         self.query_log = QueryLog(self.settings.query_log, server.clock)
-        self._read_files(self.settings)
+        self.access = Access.read(self.settings)
         for cluster in self.settings.clusters:
             self.rooms[cluster.name] = ClusterRoom(self, cluster, self.settings)
         for room in self.rooms.values():
@@ -130,38 +128,19 @@ class PostgresGateway(Gateway):
 
     def reload(self, config: PostgresSettings) -> None:
         """Swap the settings: clients that are there keep theirs, pools take the new sizes and timeouts."""
-        self._read_files(config)
+        self.access = Access.read(config)
         self.use(config)
 
     def use(self, config: PostgresSettings) -> None:
         """Put settings in force whose files are those that were read."""
         self.settings = self.config = config
-        self.limits = config.limits
+        self.limits = core_limits(config)
         self.query_log.configure(config.query_log)
         self.routing = RoutingPolicy(config)
         for room in self.rooms.values():
             room.reload(config)
         for pool in self.pools.values():
             pool.reload(config)
-
-    def _read_files(self, settings: PostgresSettings) -> None:
-        """Read users, rules and certificates; what fails changes nothing."""
-        known = {user.name: user.password for user in settings.users if user.password is not None}
-        auth = settings.auth
-        listed: Mapping[str, Secret] = {}
-        if auth.userlist_file:
-            listed = parse_userlist(Path(auth.userlist_file).read_text(encoding="utf-8"), auth.userlist_file)
-        hba = None
-        if auth.hba_file:
-            hba = HbaRules.parse(Path(auth.hba_file).read_text(encoding="utf-8"), auth.hba_file)
-        tls = None
-        if settings.tls is not None and settings.tls.mode != "disable":
-            tls = ReloadableContext(settings.tls, file="configuration", table="postgres.tls")
-            pem = Path(settings.tls.certificate_file).read_text(encoding="ascii")
-            self.channel_binding = dial.end_point(ssl.PEM_cert_to_DER_cert(_first_certificate(pem)))
-        self._known = {**listed, **known}
-        self._hba, self._tls = hba, tls
-        self._secrets = {}
 
     async def _sweep(self) -> None:
         """Enforce the deadlines of pools and clients, twice a second."""
@@ -174,40 +153,16 @@ class PostgresGateway(Gateway):
             self.door.tick()
 
     def _sweep_clients(self, now: float) -> None:
-        timeouts = self.settings.timeouts
-        if not (
-            timeouts.query_timeout_s or timeouts.idle_in_transaction_timeout_s or timeouts.transaction_timeout_s
-        ):
-            return
-        for pool in tuple(self.pools.values()):
-            for server in pool.servers():
-                client = server.client
-                if client is None:
-                    continue
-                refusal = self._overdue(server, now)
-                if refusal is not None:
-                    client.refuse(refusal)
-
-    def _overdue(self, server: ServerSession, now: float) -> Refusal | None:
-        timeouts = self.settings.timeouts
-        if server.fifo and timeouts.query_timeout_s and now - server.began > timeouts.query_timeout_s:
-            return Refusal(SQLSTATE.QUERY_CANCELED, f"query_timeout of {timeouts.query_timeout_s:g} s")
-        if server.status == _IDLE:
-            return None
-        idle_s = timeouts.idle_in_transaction_timeout_s
-        if not server.fifo and idle_s and now - server.began > idle_s:
-            return Refusal(
-                SQLSTATE.IDLE_IN_TRANSACTION_SESSION_TIMEOUT, f"idle in transaction for more than {idle_s:g} s"
-            )
-        limit_s = timeouts.transaction_timeout_s
-        if limit_s and now - server.attached > limit_s:
-            return Refusal(SQLSTATE.TRANSACTION_TIMEOUT, f"transaction_timeout of {limit_s:g} s")
-        return None
+        sessions = self.server.managers[self.name].sessions()
+        clients = (one for one in sessions if isinstance(one, ClientSession))
+        for client, refusal in self._deadlines.overdue(clients, self.settings.timeouts, now):
+            client.refuse(refusal)
 
     # Connections of clients
 
     def connected(self, connection: Connection) -> None:
         """Open the session and let it log in."""
+        self._of_peer[connection.peer.address] += 1
         session = connection.new_session()
         assert isinstance(session, ClientSession)  # noqa: S101 - session_class
         session.state = ClientState.STARTUP
@@ -217,6 +172,11 @@ class PostgresGateway(Gateway):
 
     def disconnected(self, connection: Connection) -> None:
         """Let go of what the client had."""
+        address = connection.peer.address
+        if self._of_peer[address] > 1:
+            self._of_peer[address] -= 1
+        else:
+            del self._of_peer[address]
         for session in tuple(connection.table.live.values()):
             if isinstance(session, ClientSession):
                 self.client_left(session)
@@ -250,55 +210,21 @@ class PostgresGateway(Gateway):
             SQLSTATE.ADMIN_SHUTDOWN, "terminating connection due to administrator command", severity="FATAL"
         )
 
-    @property
-    def tls_mode(self) -> str:
-        """Return what is asked of clients: disable, allow, require or verify-full."""
-        return self.settings.tls.mode if self.settings.tls is not None else "disable"
-
-    def tls_context(self) -> ssl.SSLContext | None:
-        """Return the context for the next client, None where there is no TLS."""
-        if self._tls is None:
-            return None
-        context = self._tls.current()
-        if self.tls_mode != "verify-full" and context.verify_mode == ssl.CERT_REQUIRED:
-            context.verify_mode = ssl.CERT_OPTIONAL
-        return context
-
     # Who may log in
 
-    def method_for(self, talk: login.ClientTalk, user: str, database: str) -> tuple[str, str]:
-        """Return the authentication method for a client and its rule's certificate map; no method: no rule."""
-        method = self.settings.auth.method
-        if method != "hba":
-            return method, ""
-        assert self._hba is not None  # noqa: S101 - the settings were checked
-        rule = self._hba.find(
-            talk.is_tls, talk.address == "unix", talk.address, database, user
-        )
-        return ("", "") if rule is None else (rule.method, rule.map_name)
+    def check_room(self, peer: Peer) -> None:
+        """Keep to the configured number of clients, now that one can be told so.
 
-    def certificate_rule(self, map_name: str) -> Callable[[str, str], bool] | None:
-        """Return which certificate names may be which user; None: the name must be the user's."""
-        del map_name  # maps need a file that the settings do not have yet
-        return None
+        Raises: Refusal.
+        """
+        limits = self.settings.limits
+        is_full = len(self.server.managers[self.name].connections) > limits.connections_count
+        if is_full or self._of_peer[peer.address] > limits.connections_per_peer_count:
+            raise Refusal(SQLSTATE.TOO_MANY_CONNECTIONS, "too many clients are connected")
 
-    def secrets_for(self, database: str) -> SecretSource:
+    def secrets_for(self, access: Access, database: str) -> SecretSource:
         """Return where the secrets of users of ``database`` are found."""
-        auth = self.settings.auth
-        query = auth.query
-        if database in self.settings.console.databases and not auth.query_database:
-            query = ""  # there is no such database in which it could run
-        where = auth.query_database or database if query else ""
-        source = self._secrets.get(where)
-        if source is None:
-
-            async def run(sql: str, user: str) -> list[list[bytes | None]]:
-                return await self._auth_query(where, sql, user)
-
-            source = self._secrets[where] = SecretSource(
-                self._known, query=query, run=run if query else None, cache_s=auth.query_cache_s
-            )
-        return source
+        return access.secrets_for(database, self._auth_query)
 
     async def _auth_query(self, database: str, sql: str, user: str) -> list[list[bytes | None]]:
         """Run auth_query as its user, with the name as a parameter.
@@ -309,7 +235,7 @@ class PostgresGateway(Gateway):
         if entry is None:
             return []
         auth_user = self.settings.auth.query_user
-        pool = self.pool_for(entry, database, auth_user, Credentials.of(auth_user, self._known.get(auth_user)))
+        pool = self.pool_for(entry, database, auth_user, Credentials.of(auth_user, self.access.known.get(auth_user)))
         node = pool.room.writable()
         if node is None:
             raise BackendUnavailable(pool.room.name, 0.0, "no primary is known")
@@ -324,7 +250,7 @@ class PostgresGateway(Gateway):
 
     def known_users(self) -> Iterable[str]:
         """Return the users whose secrets the settings and the user list have."""
-        return self._known.keys()
+        return self.access.known.keys()
 
     # Pools
 
@@ -362,7 +288,7 @@ class PostgresGateway(Gateway):
             self.pools[name, user] = pool
             room.pools.append(pool)
         if database.password is not None or database.user:
-            secret = database.password or self._known.get(pool.server_user)
+            secret = database.password or self.access.known.get(pool.server_user)
             pool.credentials = Credentials.of(pool.server_user, secret)
         elif not credentials.is_empty:
             pool.credentials = credentials
@@ -460,7 +386,13 @@ class PostgresGateway(Gateway):
     def connect_failed(self, pool: Pool, node: Node, error: BaseException) -> None:
         """Tell that a connection could not be opened."""
         text = str(error) if isinstance(error, (Refusal, BackendUnavailable)) else type(error).__name__
+        if isinstance(error, Refusal) and error.sqlstate[:2] == "28":
+            self.access.forget(pool.user)  # its secret has changed, perhaps
         self.server.events.emit(CONNECT_FAILED, None, pool.name, node.name, text)
+
+    def handshake_failed(self, session: ClientSession, reason: str) -> None:
+        """Tell that a client and we found no common TLS."""
+        self.server.events.emit(HANDSHAKE_FAILED, session, str(session.connection.peer), reason.lower().replace("_", " "))
 
     def login_failed(self, user: str, database: str, peer: str, reason: str) -> None:
         """Tell that a client was not let in."""
@@ -559,8 +491,15 @@ class PostgresGateway(Gateway):
             yield "sojourn_postgres_losses_total", {"situation": situation}, count
 
 
-def _first_certificate(pem: str) -> str:
-    """Return the first certificate of a chain: ours."""
-    begin, end = "-----BEGIN CERTIFICATE-----", "-----END CERTIFICATE-----"
-    start = pem.index(begin)
-    return pem[start : pem.index(end, start) + len(end)]
+def core_limits(settings: PostgresSettings) -> LimitSettings:
+    """Return what the core refuses before it reads: more than is configured, so that a client can be told at its login.
+
+    A flood of them is still refused unread.
+    """
+    limits = settings.limits
+    return msgspec.structs.replace(
+        limits,
+        connections_count=limits.connections_count + REFUSED_ALOUD_COUNT,
+        connections_per_peer_count=limits.connections_per_peer_count + REFUSED_ALOUD_COUNT,
+        write_timeout_s=settings.timeouts.client_write_timeout_s,
+    )

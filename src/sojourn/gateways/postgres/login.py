@@ -7,16 +7,18 @@ server is told before the client has proved who it is. Source: PostgreSQL, "Mess
 from __future__ import annotations
 
 import asyncio
+import ssl
 from collections.abc import Mapping
 from time import monotonic
 from typing import TYPE_CHECKING
 
+from sojourn.core.listener import TLS_HANDSHAKE
 from sojourn.core.session import Reason
 from sojourn.core.tls import peer_names
 from sojourn.errors import BackendUnavailable, ConnectionLost, RemoteProtocolError, SojournError
 from sojourn.gateways.postgres import client_routing, wire
+from sojourn.gateways.postgres.access import ALPN, Access, Tls, common_name
 from sojourn.gateways.postgres.auth import Credentials, login_client, no_rule
-from sojourn.gateways.postgres.direct import writer_of
 from sojourn.gateways.postgres.client_session import Busy, ClientSession, ClientState, Holds
 from sojourn.gateways.postgres.messages import (
     SQLSTATE,
@@ -40,6 +42,11 @@ if TYPE_CHECKING:
 _ENCRYPTION_REQUESTS_COUNT = 2
 """A client may ask for GSS and then for TLS, once each."""
 _IDLE = 73
+_MAJOR, _NEWEST_MINOR = 3, 2
+
+
+class DirectTls:
+    """Stands for the first packet of a client that begins with TLS at once (``sslnegotiation=direct``)."""
 
 
 class ClientTalk(StreamTalk):
@@ -52,7 +59,7 @@ class ClientTalk(StreamTalk):
     def __init__(self, connection: Connection, session: ClientSession, *, limit_bytes: int) -> None:
         super().__init__(limit_bytes=limit_bytes, address=connection.peer.address)
         self.connection = connection
-        self.first: StartupPacket | None = None
+        self.first: StartupPacket | DirectTls | None = None
         self.asked = 0
         self._session = session
         self.connection_made(connection.transport)
@@ -68,9 +75,13 @@ class ClientTalk(StreamTalk):
 
     def _begin(self) -> None:
         gateway: PostgresGateway = self._session.gateway  # type: ignore[assignment]  # our gateway
+        if not self.asked and self.begins_with(TLS_HANDSHAKE):
+            self.first = DirectTls()
+            self._session.run(log_in(self._session, self), ends=False)
+            return
         while (data := self.take_startup()) is not None:
             packet = wire.startup_packet(data)
-            if isinstance(packet, GSSENCRequest) or (isinstance(packet, SSLRequest) and gateway.tls_context() is None):
+            if isinstance(packet, GSSENCRequest) or (isinstance(packet, SSLRequest) and gateway.access.tls is None):
                 decline(self)
                 continue
             self.first = packet
@@ -105,7 +116,8 @@ async def log_in(session: ClientSession, talk: ClientTalk) -> None:
 
 async def _log_in(gateway: PostgresGateway, session: ClientSession, talk: ClientTalk) -> bool:
     """Bring a client in; return whether it is an operator, whose conversation with the console is to come."""
-    startup = await _startup(gateway, session, talk)
+    access = gateway.access
+    startup = await _startup(gateway, access.tls, session, talk)
     if startup is None:
         return False
     parameters = startup.parameters
@@ -114,18 +126,22 @@ async def _log_in(gateway: PostgresGateway, session: ClientSession, talk: Client
     session.user, session.database = user, database
     session.about = f"{user}@{database}"
     session.application = parameters.get("application_name", "")
-    _check(gateway, talk, startup, user)
+    _check(access.tls, talk, startup, user)
+    _negotiate(talk, startup)
     if database in gateway.settings.console.databases:
-        await _authenticate(gateway, talk, user, database)
+        # The limit does not keep operators out: they come to see why it is reached.
+        await _authenticate(gateway, access, talk, user, database)
         gateway.door.enter(session, talk, startup)
         return True
+    gateway.check_room(session.connection.peer)
     entry = gateway.find_database(database)
-    credentials = await _authenticate(gateway, talk, user, database)
+    credentials = await _authenticate(gateway, access, talk, user, database)
     if entry is None:
         raise Refusal(SQLSTATE.INVALID_CATALOG_NAME, f'database "{database}" does not exist')
     pool = gateway.pool_for(entry, database, user, credentials)
     pool.clients += 1
     session.pool = pool
+    session.state = ClientState.WAITING
     try:
         await _enter(gateway, session, talk, startup, pool)
     except BaseException:
@@ -134,7 +150,12 @@ async def _log_in(gateway: PostgresGateway, session: ClientSession, talk: Client
     return False
 
 
-def _check(gateway: PostgresGateway, talk: ClientTalk, startup: StartupMessage, user: str) -> None:
+def _check(tls: Tls | None, talk: ClientTalk, startup: StartupMessage, user: str) -> None:
+    if startup.major != _MAJOR:
+        raise Refusal(
+            SQLSTATE.FEATURE_NOT_SUPPORTED,
+            f"unsupported frontend protocol {startup.major}.{startup.minor}: server supports 3.0 to 3.2",
+        )
     if not user:
         raise Refusal(SQLSTATE.INVALID_AUTHORIZATION, "no PostgreSQL user name specified in startup packet")
     if startup.parameters.get("replication", "false").lower() not in ("false", "off", "no", "0", ""):
@@ -143,18 +164,32 @@ def _check(gateway: PostgresGateway, talk: ClientTalk, startup: StartupMessage, 
             "replication connections are not relayed",
             hint="Connect to the server directly.",
         )
-    mode = gateway.tls_mode
-    if mode in ("require", "verify-full") and not talk.is_tls and talk.address != "unix":
+    if tls is not None and tls.mode in ("require", "verify-full") and not talk.is_tls and talk.address != "unix":
         raise Refusal(SQLSTATE.INVALID_AUTHORIZATION, "TLS is required")
 
 
-async def _startup(gateway: PostgresGateway, session: ClientSession, talk: ClientTalk) -> StartupMessage | None:
+def _negotiate(talk: ClientTalk, startup: StartupMessage) -> None:
+    """Tell the client which version and which extensions it gets, where it asked for others.
+
+    The first answer of all: a client takes it only before it has logged in. Version 3.1 was never used.
+    """
+    options = [name for name in startup.parameters if name.startswith("_pq_.")]
+    if startup.minor not in (0, _NEWEST_MINOR) or options:
+        minor = _NEWEST_MINOR if startup.minor >= _NEWEST_MINOR else 0
+        talk.send(wire.negotiate_protocol_version(minor, options))
+
+
+async def _startup(
+    gateway: PostgresGateway, tls: Tls | None, session: ClientSession, talk: ClientTalk
+) -> StartupMessage | None:
     """Answer what comes before the startup message; None if that was all."""
     packet = talk.first
     while True:
         match packet:
+            case DirectTls():
+                await _encrypt_directly(gateway, tls, session, talk)
             case SSLRequest():
-                await _encrypt(gateway, session, talk)
+                await _encrypt(gateway, tls, session, talk)
             case GSSENCRequest():
                 decline(talk)
             case CancelRequest(pid=pid, key=key):
@@ -188,41 +223,87 @@ def decline(talk: ClientTalk) -> None:
     talk.send(b"N")
 
 
-async def _encrypt(gateway: PostgresGateway, session: ClientSession, talk: ClientTalk) -> None:
+async def _encrypt(
+    gateway: PostgresGateway, tls: Tls | None, session: ClientSession, talk: ClientTalk
+) -> None:
     """Answer SSLRequest."""
-    context = gateway.tls_context()
-    if context is None:
+    if tls is None:
         decline(talk)
         return
     _count_request(talk)
     talk.send(b"S")
-    await talk.start_tls(
-        context, server_side=True, timeout_s=gateway.settings.timeouts.client_login_timeout_s
-    )
+    await _shake_hands(gateway, tls, session, talk)
+
+
+async def _encrypt_directly(
+    gateway: PostgresGateway, tls: Tls | None, session: ClientSession, talk: ClientTalk
+) -> None:
+    """Begin TLS with a client that did not ask, which must name the protocol that it means (ALPN).
+
+    Raises: RemoteProtocolError. Source: PostgreSQL, "SSL Session Encryption".
+    """
+    talk.asked += 1
+    if tls is None:
+        talk.abort()
+        raise RemoteProtocolError("a TLS handshake", "a startup packet, as there is no TLS here", "Start-up")
+    chosen = await _shake_hands(gateway, tls, session, talk, is_begun=True)
+    if chosen.selected_alpn_protocol() != ALPN:
+        raise RemoteProtocolError("TLS without SSLRequest and without ALPN", f"ALPN {ALPN}", "SSL Session Encryption")
+
+
+async def _shake_hands(
+    gateway: PostgresGateway, tls: Tls, session: ClientSession, talk: ClientTalk, *, is_begun: bool = False
+) -> ssl.SSLObject:
+    """Go on inside TLS and take note of who the client's certificate says it is.
+
+    Raises: ConnectionLost if the handshake fails.
+    """
+    try:
+        await talk.start_tls(
+            tls.context,
+            server_side=True,
+            timeout_s=gateway.settings.timeouts.client_login_timeout_s,
+            is_begun=is_begun,
+        )
+    except OSError as error:
+        reason = error.reason if isinstance(error, ssl.SSLError) else type(error).__name__
+        gateway.handshake_failed(session, str(reason or "TLS"))
+        raise ConnectionLost("the TLS handshake failed") from error
     transport = talk.transport
     assert transport is not None  # noqa: S101 - start_tls has just set it
     session.connection.transport = transport
     transport.set_write_buffer_limits(high=gateway.limits.write_high_water_bytes)
-    tls = transport.get_extra_info("ssl_object")
+    chosen: ssl.SSLObject = transport.get_extra_info("ssl_object")
     peer = session.connection.peer
     peer.is_tls = True
-    peer.certificate_names = talk.certificate_names = tuple(peer_names(tls))
-    talk.channel_binding = gateway.channel_binding
+    peer.certificate_names = tuple(peer_names(chosen))
+    name = common_name(chosen)
+    talk.certificate_names = (name,) if name else ()
+    talk.channel_binding = tls.channel_binding
+    return chosen
 
 
-async def _authenticate(gateway: PostgresGateway, talk: ClientTalk, user: str, database: str) -> Credentials:
+async def _authenticate(
+    gateway: PostgresGateway, access: Access, talk: ClientTalk, user: str, database: str
+) -> Credentials:
     """Let the client prove who it is, by the method that is configured for it."""
-    method, map_name = gateway.method_for(talk, user, database)
-    if not method:
-        raise no_rule(talk, user, database)
+    method, map_name = access.method_for(
+        is_tls=talk.is_tls,
+        is_unix=talk.address == "unix",
+        address=talk.address,
+        database=database,
+        user=user,
+    )
     try:
+        if not method:
+            raise no_rule(talk, user, database)
         return await login_client(
             talk,
             user,
             database,
             method=method,
-            find_secret=gateway.secrets_for(database).find,
-            allows_certificate=gateway.certificate_rule(map_name),
+            find_secret=gateway.secrets_for(access, database).find,
+            allows_certificate=access.certificate_rule(map_name),
         )
     except BackendUnavailable as error:
         gateway.login_failed(user, database, talk.address, str(error))
@@ -246,7 +327,7 @@ async def _enter(
     transport = talk.transport
     if transport is None:
         raise ConnectionLost("closed by the peer")
-    session.write = writer_of(transport)
+    session.write = talk.write
     reported = await gateway.welcome(pool)
     pid = 0
     if pool.mode == "session":
@@ -256,11 +337,8 @@ async def _enter(
     else:
         reported = pool.report_for(vector, reported, lambda: _own_values(startup.parameters, reported.values))
     session.reported = reported
-    gateway.cancel_keys.give(session, minor=min(startup.minor, 2), pid=pid)
+    gateway.cancel_keys.give(session, minor=min(startup.minor, _NEWEST_MINOR), pid=pid)
     out = [wire.authentication_ok()]
-    options = [name for name in startup.parameters if name.startswith("_pq_.")]
-    if startup.minor > 2 or startup.minor == 1 or options:  # noqa: PLR2004 - 3.2 is the newest
-        out.insert(0, wire.negotiate_protocol_version(2 if startup.minor > 2 else 0, options))  # noqa: PLR2004
     out.append(reported.messages)
     out.append(wire.backend_key_data(session.pid, session.secret))
     out.append(wire.ready_for_query(_IDLE))
@@ -287,14 +365,14 @@ def _own_values(parameters: Mapping[str, str], reported: Mapping[str, str]) -> d
 
 async def _attach(session: ClientSession, pool: Pool) -> ServerSession:
     """Take the server that the client keeps for the whole session."""
-    if pool.take(session) is None:
-        session.busy |= Busy.WAITING
-        session.waits_since = monotonic()
-        session.login_waiter = asyncio.get_running_loop().create_future()
-        try:
+    session.login_waiter = asyncio.get_running_loop().create_future()
+    try:
+        if pool.take(session) is None:
+            session.busy |= Busy.WAITING
+            session.waits_since = monotonic()
             await session.login_waiter
-        finally:
-            session.login_waiter = None
+    finally:
+        session.login_waiter = None
     server = session.server
     if server is None:
         raise Refusal(SQLSTATE.CONNECTION_FAILURE, "the server was lost during the login")

@@ -20,6 +20,7 @@ _IDLE, _FAILED = 73, 69
 _LOST, _DEFERRED = 8, 128
 _ENDED = b"\0"
 """What ``lost_text`` is when an Execute has ended the transaction."""
+_COMMITS = re.compile(rb"\s*(?:commit|end)\b", re.IGNORECASE)
 _ENDS = re.compile(rb"\s*(?:rollback|commit|end|abort)(?:\s+(?:work|transaction))?\s*;?\s*\Z", re.IGNORECASE)
 
 
@@ -110,13 +111,21 @@ def _message(client: ClientSession, kind: int, body: bytes, out: list[bytes]) ->
         if client.skips_to_sync:
             return
         if kind == Frontend.QUERY and client.lost_status == _FAILED and _ENDS.match(body[:-1]):
+            _end(client, body[:-1], out)
             over(client)
-            out.append(wire.command_complete(b"ROLLBACK"))
         else:
             _fail(client, out)
         _ready(client, out)
     elif not client.skips_to_sync:
         _extended(client, kind, body, out)
+
+
+def _end(client: ClientSession, text: bytes, out: list[bytes]) -> None:
+    """Answer the end of the transaction; a COMMIT that is the first to hear of the loss must not look as if it was well."""
+    if client.lost_told is not None and _COMMITS.match(text):
+        _fail(client, out)
+    else:
+        out.append(wire.command_complete(b"ROLLBACK"))
 
 
 def _ready(client: ClientSession, out: list[bytes]) -> None:
@@ -128,27 +137,32 @@ def _ready(client: ClientSession, out: list[bytes]) -> None:
 
 
 def _extended(client: ClientSession, kind: int, body: bytes, out: list[bytes]) -> None:
-    """Answer a message of the extended query: only a ROLLBACK or COMMIT gets through."""
+    """Answer a message of the extended query: only a ROLLBACK or COMMIT gets through.
+
+    ``lost_text`` is the end of the transaction that was parsed or bound last.
+    """
     if kind == Frontend.PARSE:
         name, _, rest = body.partition(b"\0")
-        if client.lost_status == _FAILED and not name and _ENDS.match(rest[: rest.find(b"\0")]):
-            client.lost_text = b"end"
+        text = rest[: rest.find(b"\0")]
+        if client.lost_status == _FAILED and not name and _ENDS.match(text):
+            client.lost_text = text
             out.append(wire.parse_complete())
             return
     elif kind == Frontend.BIND:
         name = body.split(b"\0", 2)[1]
         statement = (client.prepared or {}).get(name) if name else None
-        is_end = statement is not None and _ENDS.match(statement.text) and client.lost_status == _FAILED
-        if is_end or (not name and client.lost_text == b"end"):
-            client.lost_text = b"end"
+        if statement is not None and client.lost_status == _FAILED and _ENDS.match(statement.text):
+            client.lost_text = statement.text
+        if _ENDS.match(client.lost_text):
             out.append(wire.bind_complete())
             return
-    elif kind == Frontend.DESCRIBE and client.lost_text == b"end":
+    elif kind == Frontend.DESCRIBE and _ENDS.match(client.lost_text):
         out.append((wire.parameter_description(()) if body[:1] == b"S" else b"") + wire.no_data())
         return
-    elif kind == Frontend.EXECUTE and client.lost_text == b"end":
+    elif kind == Frontend.EXECUTE and _ENDS.match(client.lost_text):
+        client.skips_to_sync = client.lost_told is not None
+        _end(client, client.lost_text, out)
         client.lost_text = _ENDED
-        out.append(wire.command_complete(b"ROLLBACK"))
         return
     elif kind == Frontend.CLOSE and client.lost_status == _FAILED:
         if body[:1] == b"S":

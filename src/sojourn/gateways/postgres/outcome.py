@@ -106,7 +106,9 @@ def promoted_position(node: Node, timeline: int) -> int:
     return node.promoted_lsn if node.promoted_timeline == timeline else 0
 
 
-def decide(rows: Rows, *, armed: ArmedCommit, new_timeline: int, switch_lsn: int) -> str:
+def decide(
+    rows: Rows, *, armed: ArmedCommit, new_timeline: int, switch_lsn: int, is_switch_exact: bool = False
+) -> str:
     """Judge the outcome of an armed COMMIT: COMMITTED, ABORTED, IN_PROGRESS or UNKNOWN.
 
     Args:
@@ -114,12 +116,15 @@ def decide(rows: Rows, *, armed: ArmedCommit, new_timeline: int, switch_lsn: int
         new_timeline: the timeline of that primary.
         switch_lsn: where ``armed.timeline`` was left, or a lower bound of that; 0 for unknown. Of no meaning on the
             same timeline: a server that came back knows what it had decided.
+        is_switch_exact: ``switch_lsn`` is no bound but the place itself. COMMIT's record lies behind ``armed.lsn``: where
+            the timeline was left before that, it is not there.
     Source: specification 3.3 point 3.
     """
     if armed.xid == 0:
         return COMMITTED  # nothing was written that could be lost
     if new_timeline != armed.timeline and (new_timeline < armed.timeline or switch_lsn < armed.lsn):
-        return UNKNOWN
+        is_before = new_timeline > armed.timeline and 0 < switch_lsn <= armed.lsn
+        return ABORTED if is_switch_exact and is_before else UNKNOWN
     answer = rows[0][0] if len(rows) == 1 and len(rows[0]) == 1 else None
     status = (answer or b"").decode(errors="replace")
     return status if status in (COMMITTED, ABORTED, IN_PROGRESS) else UNKNOWN

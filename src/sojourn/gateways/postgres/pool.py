@@ -134,6 +134,7 @@ class Pool:
     def reload(self, settings: PostgresSettings) -> None:
         """Take new sizes and timeouts; servers beyond them go when they are free."""
         self._settings = settings.pool
+        self.database = self.gateway.find_database(self.name) or self.database
         self.size, self.reserve, self.minimum = self.gateway.sizes(self.database, self.user)
 
     def report_for(
@@ -427,6 +428,21 @@ class Pool:
             server.connection_lost(None)
         if self.room.writable() is not None:
             self.primary_changed()
+
+    def leave(self, node: Node) -> int:
+        """Let nobody begin anything new at a node; return how many clients still have a transaction there."""
+        place = self.places[node]
+        busy = 0
+        for server in tuple(place.servers):
+            server.closing = server.closing or f"{node.name} is being left"
+            client = server.client
+            if place.drop_idle(server):
+                server.close(server.closing)
+            elif client is not None and client.is_idle:
+                recovery.part(client, server)
+            elif client is not None:
+                busy += 1
+        return busy
 
     # Opening
 

@@ -35,7 +35,7 @@ _WAITING, _INPUT, _TRACKED, _LOST, _COPYING, _DEFERRED, _CLOSING = 1, 2, 4, 8, 1
 _OF_REQUEST = _WAITING | _INPUT | _TRACKED | _COPYING
 _HOLDS_PLACE = 1 | 2
 """Bits of ``Holds`` that keep a server for a client: session mode and pins."""
-_HOLDS_STAY = _HOLDS_PLACE | 128
+_HOLDS_STAY = _HOLDS_PLACE | 1024
 """Bits of ``Holds`` that stay when a server goes."""
 _ENDS_REQUEST = (Frontend.SYNC, Frontend.QUERY, Frontend.FUNCTION_CALL)
 _EXECUTES = (Frontend.QUERY, Frontend.EXECUTE, Frontend.FUNCTION_CALL)
@@ -92,6 +92,15 @@ def server_lost(
             client.data_received(data)
 
 
+def part(client: ClientSession, server: ServerSession) -> None:
+    """Take an idle client from a server that is to be left; it goes on with another one, which is fitted for it."""
+    if client.holds & _HOLDS_PLACE:
+        client.needs_restore = True
+    client.server = server.client = None
+    server.close(server.closing or "its client goes on elsewhere")
+    rebuild(client)
+
+
 def wait_again(client: ClientSession) -> None:
     """Put a client that waited back into the queue."""
     client.busy &= ~_WAITING
@@ -127,7 +136,7 @@ def facts(client: ClientSession, server: ServerSession, own: tuple[Entry, ...]) 
         is_read_only_transaction=beginnings.is_read_only(client.prefix),
         on_replica=is_on_replica,
         is_write_possible=not is_reading,
-        is_row_forwarded=bool(server.sent),
+        is_row_forwarded=bool(is_open and server.sent),
         statements_count=count,
         is_commit=any(_COMMITS.search(text) for text in texts),
         is_commit_alone=len(texts) == 1 and bool(_COMMITS_ALONE.match(texts[0])),

@@ -24,12 +24,15 @@ FORWARD = 0
 DROP = 1
 SYNTHETIC = 2
 """The server never saw the message: its answer is ready and is sent when its turn comes."""
+REFUSED = 3
+"""The server was sent what must fail instead, so that it skips to Sync; the client is told ``data`` for its error."""
 
 
 class Expect:
     """The answer to one message.
 
-    Always true: ``data`` is set exactly for SYNTHETIC; ``kind`` is the frontend message's type.
+    Always true: ``data`` is set exactly for SYNTHETIC and REFUSED; ``kind`` is the frontend message's type; ``text`` of
+    an unnamed Parse is the Parse that was the client's unnamed statement before.
     """
 
     __slots__ = ("action", "data", "index", "kind", "name", "statement", "text")

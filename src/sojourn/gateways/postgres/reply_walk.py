@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING
 
 from sojourn.gateways.postgres import wire
 from sojourn.gateways.postgres.messages import Backend, Frontend
-from sojourn.gateways.postgres.replies import DROP, FORWARD, SYNTHETIC, Expect, Hidden
+from sojourn.gateways.postgres.replies import DROP, FORWARD, REFUSED, SYNTHETIC, Expect, Hidden
 from sojourn.gateways.postgres.scan import ALL, QUIET, TAGS, next_stop
 
 if TYPE_CHECKING:
+    from sojourn.gateways.postgres.client_session import ClientSession
     from sojourn.gateways.postgres.server_session import ServerSession
 
 IDLE_STATUS = 73
@@ -318,21 +319,44 @@ def _error(server: ServerSession, body: bytes) -> bytes | bool | None:
         return b""
     if client.repeats(server, head, fields):
         return False
-    client.failed(head, fields)
-    if type(head) is Expect:
-        while fifo:
-            one = fifo[0]
-            if type(one) is not Expect or one.kind in (
-                Frontend.SYNC,
-                Frontend.QUERY,
-                Frontend.FUNCTION_CALL,
-            ):
-                break
-            if one.kind == Frontend.CLOSE and one.action == DROP and one.statement is not None:
-                server.prepared.setdefault(one.name, one.statement)  # the server did not come to it
-            fifo.popleft()
     server.copy_in = False
-    return b"" if type(head) is Expect and head.action == DROP and head.kind == Frontend.QUERY else True
+    if type(head) is not Expect:
+        client.failed(head, fields)
+        return True
+    if head.kind in (Frontend.SYNC, Frontend.QUERY, Frontend.FUNCTION_CALL):
+        is_ours = head.action == DROP
+    else:
+        is_ours = _skip_to_sync(server, client)
+    if is_ours:
+        return b""
+    if head.action == REFUSED:
+        fields = wire.error_fields(head.data[5:])
+    client.failed(head, fields)
+    return head.data if head.action == REFUSED else True
+
+
+def _skip_to_sync(server: ServerSession, client: ClientSession) -> bool:
+    """Take out what the server skips after an error; True: up to a Sync of ours, and the client sees none of it."""
+    fifo = server.fifo
+    is_told = True  # the one that failed comes first
+    while fifo:
+        one = fifo[0]
+        if type(one) is not Expect:
+            return False
+        if one.kind == Frontend.SYNC:
+            return one.action == DROP
+        fifo.popleft()
+        if one.kind == Frontend.CLOSE and one.action != SYNTHETIC and one.statement is not None:
+            server.prepared.setdefault(one.name, one.statement)  # the server did not come to it
+        elif one.kind == Frontend.PARSE and not one.name:
+            # A Parse that failed has dropped the unnamed statement; one that was skipped has left it.
+            if one.action == FORWARD and server.unnamed is not None:
+                client.unnamed = None if is_told else one.text or None
+            server.unnamed = None
+        is_told = False
+    # The Sync is still to come; till then the server takes nothing.
+    client.skips_to_sync = client.is_batch_open = True
+    return False
 
 
 def _parameter(server: ServerSession, body: bytes, *, is_hidden: bool) -> bytes | bool | None:

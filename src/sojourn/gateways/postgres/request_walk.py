@@ -21,7 +21,7 @@ from sojourn.gateways.postgres import (
     wire,
 )
 from sojourn.gateways.postgres.messages import Frontend, Refusal
-from sojourn.gateways.postgres.replies import DROP, FORWARD, SYNTHETIC, Expect, Hidden
+from sojourn.gateways.postgres.replies import DROP, FORWARD, REFUSED, SYNTHETIC, Expect, Hidden
 from sojourn.gateways.postgres.statements import CLOSE_UNNAMED, about_statement, rename_bind
 
 if TYPE_CHECKING:
@@ -42,6 +42,9 @@ NAME_LIMIT_BYTES = 8_192
 _KINDS = frozenset(b"QPBDECSHdcfFXp")
 _NEED_SERVER = frozenset(b"QPBDECSHF")
 _OF_EXTENDED = frozenset(b"PBDEC")
+_HAVE_STRINGS = frozenset(b"QPBDEC")
+_FAILING = wire.describe_portal(b"sojourn: refused")
+"""Fails wherever it is sent: no client has a portal of that name."""
 _DULL_TAG = re.compile(rb"(?:SELECT|INSERT|UPDATE|DELETE|BEGIN|COMMIT|FETCH|MOVE|MERGE|COPY)")
 _MAY_CHANGE = re.compile(rb"set_config|advisory|temp|\binto\b", re.IGNORECASE)
 _FIRST_WORDS = re.compile(
@@ -196,19 +199,30 @@ class _Walk:
         if kind in _NEED_SERVER:
             server = client.server
             assert server is not None  # noqa: S101 - the caller looked
-            if not server.fifo and not client.is_batch_open:
-                server.began = monotonic()
-                server.sent = 0
+            if not server.fifo:
+                self._begin(server)
             if client.busy & DEFERRED:
                 for message, expect in beginnings.deferred(client):
                     self._insert(message, expect)
             client.busy |= TRACKED
             client.holds |= 8
+            if client.skips_to_sync:
+                # An error was told: the server skips this too, and nothing is expected for it.
+                if kind != Frontend.SYNC:
+                    return True
+                client.skips_to_sync = False
+            if server.copy_in and kind not in (Frontend.SYNC, Frontend.FLUSH):
+                # PostgreSQL fails the COPY and takes the message for answered. If the COPY has failed there already,
+                # it would carry the message out: so it gets another that it drops in that case.
+                server.copy_in = False
+                self._replace(end, wire.copy_fail("unexpected message during COPY from stdin"))
+                return True
             self._retain(stop)
             if kind in _OF_EXTENDED:
                 if client.config.failover.arms_commit_outcome and not client.is_batch_open:
                     self._arm_extended(kind, known)
                 client.is_batch_open = True
+                client.has_bound |= kind in (Frontend.BIND, Frontend.EXECUTE)
                 client.has_data = True  # counts in the beginning of a transaction only
             elif kind == Frontend.FUNCTION_CALL:
                 client.has_data = True
@@ -225,8 +239,28 @@ class _Walk:
         client.refuse(Refusal("08P01", f"message type {chr(kind)!r} is out of place", severity="FATAL"))
         return False
 
+    def _begin(self, server: ServerSession) -> None:
+        """Take note that all that was sent is answered.
+
+        Within a batch that goes for Parse and Describe only: what is left of it can be done by another server, which
+        gets the Parse first.
+        """
+        client = self.client
+        if not client.is_batch_open:
+            client.has_bound = False
+        elif client.has_bound or client.request == [b""]:
+            return
+        else:
+            client.request = None
+        server.began = monotonic()
+        server.sent = 0
+
     def _to_server(self, server: ServerSession, kind: int, end: int, known: tuple[bytes, ...]) -> None:
         client, fifo = self.client, server.fifo
+        if not known and kind in _HAVE_STRINGS:
+            # Malformed: the server says so better than we could.
+            fifo.append(Expect(kind))
+            return
         match kind:
             case Frontend.QUERY:
                 self._query(server, end, known[0])
@@ -244,13 +278,19 @@ class _Walk:
             case Frontend.CLOSE:
                 self._close(server, end, known[0])
             case Frontend.SYNC:
+                self._bare(end)
                 client.is_batch_open = False
                 if not server.copy_in:
                     fifo.append(Expect(kind))
             case Frontend.FUNCTION_CALL:
                 fifo.append(Expect(kind))
             case _:
-                pass
+                self._bare(end)
+
+    def _bare(self, end: int) -> None:
+        """Send a Sync or Flush without what a client may have put into it: an error would come out of turn."""
+        if end > self.pos + 5:
+            self._replace(end, self.data[self.pos : self.pos + 1] + b"\0\0\0\4")
 
     def _retain(self, stop: int) -> None:
         """Keep the request, so that it can be sent again; without parts, up to a limit."""
@@ -290,11 +330,23 @@ class _Walk:
             return
         statement = (client.prepared or {}).get(name)
         there = server.prepared.get(name)
-        if there is not None and there is not statement:
+        if there is statement:
+            return
+        self._own(server, name, statement)
+        if not client.is_batch_open:  # else the Query would be skipped with what fails before it
+            self._insert(wire.sync(), Expect(Frontend.SYNC, DROP))
+
+    def _own(self, server: ServerSession, name: bytes, statement: Statement | None) -> None:
+        """Let ``name`` on this server be exactly what it is to the client: ``statement``, or nothing."""
+        there = server.prepared.get(name)
+        if there is statement:
+            return
+        if there is not None:
             del server.prepared[name]
-            self._insert(about_statement(Frontend.CLOSE, name), Expect(Frontend.CLOSE, DROP))
-            there = None
-        if statement is not None and there is None:
+            self._insert(
+                about_statement(Frontend.CLOSE, name), Expect(Frontend.CLOSE, DROP, name=name, statement=there)
+            )
+        if statement is not None:
             self._insert(
                 statement.parse(name), Expect(Frontend.PARSE, DROP, name=name, text=name, statement=statement)
             )
@@ -328,20 +380,25 @@ class _Walk:
         client = self.client
         whole = end <= len(self.data)
         if not name:
+            server.fifo.append(Expect(Frontend.PARSE, text=client.unnamed or b""))
             client.unnamed = server.unnamed = self.data[self.pos : end] if whole else None
-            server.fifo.append(Expect(Frontend.PARSE))
             return
-        if client.prepared is not None and name in client.prepared and not self._is_closed(server, name):
+        known = self._find(server, name)
+        if known is not None:
             # PostgreSQL's own answer; it needs the name to be there.
-            self._at_server(server, name, client.prepared[name])
-            server.fifo.append(Expect(Frontend.PARSE))
+            self._own(server, name, known)
+            server.fifo.append(Expect(Frontend.PARSE, name=name, text=name, statement=known))
             return
         limit = client.config.pool.max_prepared_statements_per_client_count
         if client.prepared is not None and len(client.prepared) >= limit:
-            raise Refusal(
-                "53400", f"a client may have {limit} prepared statements", hint="close those not needed", severity="FATAL"
+            refusal = wire.error_response(
+                "53400", f"a client may have {limit} prepared statements", hint="Close those that are not needed."
             )
+            self._replace(end, _FAILING)
+            server.fifo.append(Expect(Frontend.PARSE, REFUSED, data=refusal, name=name))
+            return
         if not whole:
+            self._forbid(server, name)
             client.has_long_statement = True
             client.show_pins()
             server.fifo.append(Expect(Frontend.PARSE, name=name))
@@ -360,10 +417,6 @@ class _Walk:
             return
         self._replace(end, statement.parse(statement.alias))
         server.fifo.append(Expect(Frontend.PARSE, FORWARD, name=name, text=statement.alias, statement=statement))
-
-    def _is_closed(self, server: ServerSession, name: bytes) -> bool:
-        """Say whether a Close of ``name`` is under way."""
-        return any(type(one) is Expect and one.kind == Frontend.CLOSE and one.name == name for one in server.fifo)
 
     def _answer(self, end: int, expect: Expect) -> None:
         """Answer a message ourselves, in its turn."""
@@ -459,9 +512,8 @@ class _Walk:
 
     def _forbid(self, server: ServerSession, name: bytes) -> None:
         """A name that the client has not: PostgreSQL says so, as long as nobody else's is there under it."""
-        if name in server.prepared and not self.client.holds & 1:
-            del server.prepared[name]
-            self._insert(about_statement(Frontend.CLOSE, name), Expect(Frontend.CLOSE, DROP))
+        if not self.client.holds & 1:
+            self._own(server, name, None)
 
     def _unnamed(self, server: ServerSession) -> None:
         """Let the unnamed statement on this server be this client's."""
@@ -534,23 +586,22 @@ def _held_limit(kind: int) -> int:
 def _known_bytes(kind: int, data: bytes, pos: int, end: int) -> tuple[bytes, ...] | None:
     """Return what has to be known of a message before it goes on, or None while that has not come.
 
-    Returns: Query: its text; Parse: name and body; Bind: portal and name; Describe, Close: target; Execute: portal.
-    Raises: Refusal 08P01 for a message whose strings do not end within it.
+    Returns: Query: its text; Parse: name and body; Bind: portal and name; Describe, Close: target; Execute: portal;
+        nothing for one whose strings do not end within it.
     """
     size = len(data)
     is_whole = end <= size
     body = pos + 5
     if kind == Frontend.QUERY:
         if is_whole:
-            if end - body < 1 or data[end - 1]:
-                raise Refusal("08P01", "invalid string in message", severity="FATAL")
-            return (data[body : end - 1],)
-        return (data[body:],) if size - body >= TEXT_LIMIT_BYTES else None
+            return (data[body : end - 1],) if end > body and not data[end - 1] else ()
+        return (data[body : body + TEXT_LIMIT_BYTES],) if size - body >= TEXT_LIMIT_BYTES else None
     if kind == Frontend.PARSE:
         if not is_whole and size - body < PARSE_LIMIT_BYTES:
             return None
-        name_end = _string_end(data, body, min(end, size))
-        _string_end(data, name_end + 1, end) if is_whole else None
+        name_end = data.find(0, body, min(end, size))
+        if name_end < 0 or (is_whole and data.find(0, name_end + 1, end) < 0):
+            return ()
         return data[body:name_end], data[name_end + 1 : end]
     if kind == Frontend.BIND:
         portal_end = data.find(0, body, min(end, size))
@@ -559,29 +610,15 @@ def _known_bytes(kind: int, data: bytes, pos: int, end: int) -> tuple[bytes, ...
             return data[body:portal_end], data[portal_end + 1 : name_end]
     elif kind in (Frontend.DESCRIBE, Frontend.CLOSE):
         if is_whole:
-            if end - body < 2 or data[body] not in b"SP" or data[end - 1]:  # noqa: PLR2004 - letter and NUL
-                raise Refusal("08P01", "invalid Describe or Close message", severity="FATAL")
-            return (data[body : end - 1],)
+            is_good = end - body >= 2 and data[body] in b"SP" and data.find(0, body, end) == end - 1  # noqa: PLR2004 - letter and NUL
+            return (data[body : end - 1],) if is_good else ()
     elif kind == Frontend.EXECUTE:
         portal_end = data.find(0, body, min(end, size))
         if portal_end >= 0:
             return (data[body:portal_end],)
-    elif kind in (Frontend.SYNC, Frontend.FLUSH, Frontend.TERMINATE, Frontend.COPY_DONE):
-        if end - body:
-            raise Refusal("08P01", f"invalid message format of {chr(kind)!r}", severity="FATAL")
-        return ()
     else:
         return ()
-    if is_whole:
-        raise Refusal("08P01", "invalid string in message", severity="FATAL")
-    return None
-
-
-def _string_end(data: bytes, start: int, stop: int) -> int:
-    end = data.find(0, start, stop)
-    if end < 0:
-        raise Refusal("08P01", "invalid string in message", severity="FATAL")
-    return end
+    return () if is_whole else None
 
 
 def _statement_name(text: bytes) -> bytes:

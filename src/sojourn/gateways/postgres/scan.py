@@ -72,8 +72,8 @@ _DESCRIBE_STATEMENT = b"D\0\0\0\x06S\0"
 _count_at = Struct("!H").unpack_from
 _QUIET_TAGS = (b"SELECT", b"INSERT", b"UPDATE", b"DELETE", b"BEGIN", b"COMMIT", b"FETCH", b"MOVE", b"MERGE")
 # Commands whose effect no tag tells, and comments in front, which may be hints for routing.
-_LONG_WAY = re.compile(rb"(?:(?:do|call|execute)(?![a-z0-9_$\x80-\xff]))|--|/\*")
-_SPECIAL_STARTS = (b"do", b"call", b"execute", b"begin", b"start", b"--", b"/*")
+_LONG_WAY = re.compile(rb"(?:(?:do|call|execute|prepare|deallocate)(?![a-z0-9_$\x80-\xff]))|--|/\*")
+_SPECIAL_STARTS = (b"do", b"call", b"execute", b"prepare", b"deallocate", b"begin", b"start", b"--", b"/*")
 _BEGIN = re.compile(rb"(?:begin|start)(?![a-z0-9_$\x80-\xff])")
 # Inside these the word INTO says where rows go, never that a table is made.
 _INTO_IS_PLAIN = re.compile(rb"(?:insert|merge)(?![a-z0-9_$\x80-\xff])")
@@ -115,7 +115,7 @@ def pure_classify(data: bytes) -> int:
 
     Not OTHER are only chunks of whole messages with one statement that has no semicolon inside, even in quotes; no
     comment in front; none of the words that may hide a change of the session's state; and a first word other than DO,
-    CALL and EXECUTE, whose tags tell nothing.
+    CALL and EXECUTE, whose tags tell nothing, and PREPARE and DEALLOCATE, whose names are the client's.
     """
     size = len(data)
     if size < _HEADER_BYTES + 1:

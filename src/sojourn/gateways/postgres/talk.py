@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from sojourn.errors import ConnectionLost, LimitExceeded, WireError
 from sojourn.gateways.postgres import wire
+from sojourn.gateways.postgres.direct import writer_of
 
 if TYPE_CHECKING:
     import ssl
@@ -48,6 +49,7 @@ class StreamTalk(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Take the transport."""
         self.transport = transport  # type: ignore[assignment]  # a stream transport
+        self.write = writer_of(self.transport)  # type: ignore[arg-type]  # it was just set
 
     def data_received(self, data: bytes) -> None:
         """Keep what came and wake who waits."""
@@ -75,7 +77,7 @@ class StreamTalk(asyncio.Protocol):
     def send(self, data: bytes) -> None:
         """Write ``data``; a peer that is gone is found out at the next ``receive``."""
         if self.transport is not None and self._lost is None:
-            self.transport.write(data)
+            self.write(data)
 
     async def receive(self) -> tuple[int, bytes]:
         """Return type and body of the next message.
@@ -126,6 +128,10 @@ class StreamTalk(asyncio.Protocol):
         first, self._data = self._data[0], self._data[1:]
         return first
 
+    def begins_with(self, first: int) -> bool:
+        """Say whether the first unread byte is this one."""
+        return bool(self._data) and self._data[0] == first
+
     def allow(self, limit_bytes: int) -> None:
         """Take longer messages from now on: the peer has proved who it is."""
         self._limit_bytes = limit_bytes
@@ -150,16 +156,24 @@ class StreamTalk(asyncio.Protocol):
         server_side: bool,
         server_hostname: str | None = None,
         timeout_s: float,
+        is_begun: bool = False,
     ) -> None:
         """Go on inside TLS.
 
+        Args:
+            is_begun: what is unread is the beginning of the peer's handshake.
+
         Raises: WireError if bytes came before the handshake (they could have been injected), ssl.SSLError, OSError.
         """
-        if self._data:
+        if self._data and not is_begun:
             raise WireError(
                 f"{len(self._data)} bytes before the TLS handshake", "none", "SSL Session Encryption"
             )
         loop = asyncio.get_running_loop()
+        begun, self._data = self._data, b""
+        if begun:
+            # start_tls sets the TLS protocol before it first waits, and begins the handshake a turn later.
+            loop.call_soon(_feed, self.transport, begun)  # type: ignore[arg-type]  # made by connection_made
         transport = await loop.start_tls(
             self.transport,  # type: ignore[arg-type]  # made by connection_made
             self,
@@ -171,6 +185,7 @@ class StreamTalk(asyncio.Protocol):
         if transport is None:
             raise ConnectionLost("closed by the peer")
         self.transport = transport
+        self.write = transport.write
         self.is_tls = True
 
     def hand_over(self, relay: Relay) -> None:
@@ -197,3 +212,14 @@ class StreamTalk(asyncio.Protocol):
         """Close the transport at once."""
         if self.transport is not None:
             self.transport.abort()
+
+
+def _feed(transport: asyncio.Transport, data: bytes) -> None:
+    """Let a transport's protocol take bytes that were read before it was there."""
+    protocol: Any = transport.get_protocol()  # a BufferedProtocol, as TLS protocols are on every loop
+    while data:
+        place = protocol.get_buffer(len(data))
+        size = min(len(place), len(data))
+        place[:size] = data[:size]
+        protocol.buffer_updated(size)
+        data = data[size:]

@@ -1,0 +1,20 @@
+-- Indexes, plans and statistics.
+CREATE TABLE indexed (id int, tags int[], body text);
+INSERT INTO indexed SELECT n, ARRAY[n % 7, n % 5], 'row ' || n FROM generate_series(1, 2000) n;
+CREATE UNIQUE INDEX indexed_id ON indexed (id);
+CREATE INDEX indexed_tags ON indexed USING gin (tags);
+CREATE INDEX indexed_even ON indexed (lower(body)) WHERE id % 2 = 0;
+ANALYZE indexed;
+EXPLAIN (COSTS off) SELECT * FROM indexed WHERE id = 7;
+SET enable_indexscan = off;
+SET enable_bitmapscan = off;
+EXPLAIN (COSTS off) SELECT * FROM indexed WHERE id = 7;
+RESET enable_indexscan;
+RESET enable_bitmapscan;
+SELECT count(*) FROM indexed WHERE tags @> ARRAY[3, 3];
+CREATE INDEX CONCURRENTLY indexed_body ON indexed (body);
+REINDEX TABLE indexed;
+VACUUM (ANALYZE) indexed;
+CLUSTER indexed USING indexed_id;
+DROP INDEX indexed_body, indexed_even;
+DROP TABLE indexed;

@@ -1,0 +1,16 @@
+-- Joins, subqueries, set operations.
+CREATE TEMP TABLE l AS SELECT n AS id, 'l' || n AS v FROM generate_series(1, 5) n;
+CREATE TEMP TABLE r AS SELECT n AS id, 'r' || n AS w FROM generate_series(3, 7) n;
+SELECT * FROM l JOIN r USING (id) ORDER BY id;
+SELECT * FROM l LEFT JOIN r ON l.id = r.id ORDER BY 1;
+SELECT * FROM l FULL JOIN r ON l.id = r.id ORDER BY coalesce(l.id, r.id);
+SELECT * FROM l NATURAL JOIN r ORDER BY 1;
+SELECT l.id, x.w FROM l, LATERAL (SELECT w FROM r WHERE r.id > l.id ORDER BY r.id LIMIT 1) x ORDER BY 1;
+SELECT id FROM l EXCEPT SELECT id FROM r ORDER BY 1;
+SELECT id FROM l INTERSECT ALL SELECT id FROM r ORDER BY 1;
+SELECT id FROM l UNION SELECT 'x';
+SELECT v FROM l WHERE EXISTS (SELECT 1 FROM r WHERE r.id = l.id) AND id NOT IN (SELECT 4);
+SELECT (SELECT id FROM l);
+SELECT v FROM l ORDER BY v COLLATE "C" DESC NULLS FIRST LIMIT 2 OFFSET 1;
+SELECT missing FROM l;
+SELECT id FROM l, r;

@@ -1,0 +1,20 @@
+-- SQL-level prepared statements.
+PREPARE plus (int, int) AS SELECT $1 + $2;
+EXECUTE plus (1, 2);
+EXECUTE plus ('3', 4);
+EXECUTE plus (1);
+PREPARE plus AS SELECT 1;
+SELECT name, statement, parameter_types FROM pg_prepared_statements ORDER BY name;
+CREATE TEMP TABLE t (a int);
+PREPARE ins AS INSERT INTO t VALUES ($1) RETURNING a;
+EXECUTE ins (7);
+EXPLAIN (COSTS off) EXECUTE plus (1, 2);
+PREPARE sel AS SELECT * FROM t;
+EXECUTE sel;
+ALTER TABLE t ADD b int;
+EXECUTE sel;
+DEALLOCATE plus;
+EXECUTE plus (1, 2);
+DEALLOCATE ALL;
+SELECT count(*) FROM pg_prepared_statements;
+DEALLOCATE nothing;

@@ -1,0 +1,26 @@
+-- Temporary objects, and what ON COMMIT does with them.
+CREATE TEMP TABLE kept (a int);
+CREATE TEMP TABLE emptied (a int) ON COMMIT DELETE ROWS;
+BEGIN;
+CREATE TEMP TABLE dropped (a int) ON COMMIT DROP;
+INSERT INTO emptied VALUES (1);
+INSERT INTO dropped VALUES (1);
+INSERT INTO kept VALUES (1);
+SELECT (SELECT count(*) FROM emptied), (SELECT count(*) FROM dropped);
+COMMIT;
+SELECT count(*) FROM emptied;
+SELECT count(*) FROM dropped;
+SELECT count(*) FROM kept;
+CREATE TABLE shadowed (a text);
+INSERT INTO shadowed VALUES ('permanent');
+CREATE TEMP TABLE shadowed (a text);
+SELECT * FROM shadowed;
+SELECT * FROM public.shadowed;
+DISCARD TEMP;
+SELECT * FROM shadowed;
+SELECT * FROM kept;
+CREATE TEMP SEQUENCE s;
+SELECT nextval('s'), nextval('s'), currval('s'), lastval();
+DISCARD SEQUENCES;
+SELECT currval('s');
+DROP TABLE shadowed;
