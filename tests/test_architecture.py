@@ -38,7 +38,13 @@ IMPURE = frozenset({"asyncio", "socket", "ssl", "logging", "time", "random", "se
 OWNERS = {
     "aiohttp": ("admin", "cli/control", "gateways/postgres/patroni"),
     "argon2": ("gateways/tacacs/passwords", "gateways/tacacs/users"),
-    "asyncpg": ("gateways/tacacs/accounting/postgres", "core/migrations", "embedded"),
+    "asyncpg": (
+        "cli/probe_postgres",
+        "core/migrations",
+        "demo",
+        "embedded",
+        "gateways/tacacs/accounting/postgres",
+    ),
     "bcrypt": ("gateways/tacacs/passwords",),
     "cryptography": (
         "core/tls",

@@ -6,18 +6,25 @@ The only place that knows all parts by name. Everything it does can be had piece
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
+
+import msgspec
 
 from sojourn.admin.core_view import CoreView
 from sojourn.admin.serving import AdminServer, control_socket
 from sojourn.config.soundness import file_problems
-from sojourn.core.events import EventKind
+from sojourn.core.clock import monotonic
+from sojourn.core.events import EventKind, Events
 from sojourn.core.logs import LogView
 from sojourn.core.loop import run as run_loop
 from sojourn.core.server import Server
 from sojourn.errors import ConfigError, Problem
 from sojourn.gateways.postgres.gateway import PostgresGateway
+from sojourn.gateways.postgres.worker_link import WorkerLink, WorkerPlace
+from sojourn.gateways.postgres.workers import Supervisor, worker_environment
 from sojourn.gateways.tacacs.gateway import TacacsGateway
 
 if TYPE_CHECKING:
@@ -46,12 +53,13 @@ class Table(NamedTuple):
     make: Callable[[Any], Gateway]
 
 
-def tables_of(settings: SojournSettings) -> Iterator[Table]:
-    """Yield the table of every gateway that is configured."""
+def tables_of(settings: SojournSettings, place: WorkerPlace | None = None) -> Iterator[Table]:
+    """Yield the table of every gateway that is configured; ``place`` is that of one worker of several."""
     if settings.tacacs is not None:
         yield Table(TacacsGateway.name, settings.tacacs, settings.tacacs.listeners, TacacsGateway)
     if settings.postgres is not None:
-        yield Table(PostgresGateway.name, settings.postgres, settings.postgres.listeners, PostgresGateway)
+        make = partial(PostgresGateway, link=None if place is None else WorkerLink(place))
+        yield Table(PostgresGateway.name, settings.postgres, settings.postgres.listeners, make)
 
 
 class Daemon(CoreView):
@@ -62,10 +70,17 @@ class Daemon(CoreView):
     Args:
         settings: without problems.
         read_again: reads the configuration for a reload; raises ConfigError with every problem.
+        place: of one worker among several; only the first one listens to operators.
     Raises: ConfigError with every problem of the files that the settings name; nothing is open then.
     """
 
-    def __init__(self, settings: SojournSettings, read_again: Callable[[], SojournSettings]) -> None:
+    def __init__(
+        self,
+        settings: SojournSettings,
+        read_again: Callable[[], SojournSettings],
+        *,
+        place: WorkerPlace | None = None,
+    ) -> None:
         _check_files(settings)
         self._settings = settings
         self._read_again = read_again
@@ -79,7 +94,8 @@ class Daemon(CoreView):
         self.log = _open_log(settings.log, server.events.unix_time)
         server.events.add_view(self.log)
         self.admin = AdminServer(self, settings.admin, control_socket(settings.admin, os.environ))
-        for table in tables_of(settings):
+        self._has_operators = place is None or place.is_first
+        for table in tables_of(settings, place):
             server.add(table.make(table.settings), table.listeners)
 
     async def serve(self) -> None:
@@ -88,8 +104,9 @@ class Daemon(CoreView):
         Raises: ConfigError where an address cannot be bound or a file cannot be used; nothing is left running.
         """
         try:
-            await self.admin.start()
-            self.server.events.emit(ADMIN_STARTED, None, str(self.admin.control), self.admin.address)
+            if self._has_operators:
+                await self.admin.start()
+                self.server.events.emit(ADMIN_STARTED, None, str(self.admin.control), self.admin.address)
             await self.server.serve()
         except OSError as error:
             found = error.strerror or type(error).__name__
@@ -180,12 +197,53 @@ def _open_log(settings: LogSettings, unix_time: Callable[[float], float]) -> Log
 
 
 def run(settings: SojournSettings, read_again: Callable[[], SojournSettings]) -> None:
-    """Run the daemon to its end.
+    """Run the daemon to its end: in this process, or in as many workers as are configured.
 
-    Raises: ConfigError where the settings cannot be put in force.
+    Raises: ConfigError where the settings cannot be put in force; SystemExit where the workers could not start.
     """
+    place = WorkerPlace.of(os.environ)
+    if place is None and settings.postgres is not None and settings.postgres.workers_count > 1:
+        _check_files(settings)
+        if code := run_loop(_supervise(settings)):
+            sys.exit(code)
+        return
 
     async def serve() -> None:
-        await Daemon(settings, read_again).serve()
+        if place is None:
+            await Daemon(settings, read_again).serve()
+        else:
+            mine = settings_of_worker(settings, place)
+            await Daemon(mine, lambda: settings_of_worker(read_again(), place), place=place).serve()
 
     run_loop(serve())
+
+
+def settings_of_worker(settings: SojournSettings, place: WorkerPlace) -> SojournSettings:
+    """Return what one worker does of the settings: shared ports, and for the first one all that cannot be shared."""
+    postgres = settings.postgres
+    if postgres is None:
+        return settings
+    listeners = tuple(
+        msgspec.structs.replace(listener, reuse_port=True)
+        for listener in postgres.listeners
+        if place.is_first or not listener.address.startswith("unix:")
+    )
+    postgres = msgspec.structs.replace(postgres, listeners=listeners)
+    if place.is_first:
+        return msgspec.structs.replace(settings, postgres=postgres)
+    return msgspec.structs.replace(settings, postgres=postgres, tacacs=None)
+
+
+async def _supervise(settings: SojournSettings) -> int:
+    """Keep the workers running; each is this command again, with a place of its own."""
+    assert settings.postgres is not None  # noqa: S101 - the caller has counted its workers
+    events = Events(monotonic)
+    log = _open_log(settings.log, events.unix_time)
+    events.add_view(log)
+    command = (sys.executable, *sys.orig_argv[1:])
+    try:
+        supervisor = Supervisor(settings.postgres.workers_count, command, worker_environment(), events)
+        return await supervisor.run()
+    finally:
+        events.flush()
+        log.close()

@@ -16,7 +16,9 @@ import uuid
 import pytest
 from postgres_lab import DIRECT, OURS, running_lab
 
-asyncpg = pytest.importorskip("asyncpg")
+pytest.importorskip("asyncpg")
+
+import asyncpg
 
 TABLES = """
 CREATE TABLE item (id int PRIMARY KEY, name text, price numeric(10, 2));
@@ -86,12 +88,14 @@ async def statements(connect):
 async def changed_table(connect):
     """Change a table whose statements are cached: asyncpg prepares again where it is outside a transaction."""
     connection, other = await connect(), await connect()
-    await other.execute("DROP TABLE IF EXISTS moving; CREATE TABLE moving (a int); INSERT INTO moving VALUES (1)")
+    await other.execute(
+        "DROP TABLE IF EXISTS moving; CREATE TABLE moving (a int); INSERT INTO moving VALUES (1)"
+    )
     seen = [await connection.fetch("SELECT * FROM moving")]
     await other.execute("ALTER TABLE moving ADD b text DEFAULT 'new'")
     seen.append(await connection.fetch("SELECT * FROM moving"))
     await other.execute("ALTER TABLE moving ALTER a TYPE text")
-    with pytest.raises(asyncpg.InvalidCachedStatementError):
+    with pytest.raises(asyncpg.InvalidCachedStatementError):  # noqa: PT012 - how it is left is the point
         async with connection.transaction():
             await connection.execute("SELECT 1")
             await connection.fetch("SELECT * FROM moving")
@@ -106,7 +110,7 @@ async def transactions(connect):
     seen = []
     async with connection.transaction():
         await connection.execute("INSERT INTO work VALUES (1)")
-        with pytest.raises(asyncpg.DivisionByZeroError):
+        with pytest.raises(asyncpg.DivisionByZeroError):  # noqa: PT012 - how it is left is the point
             async with connection.transaction():
                 await connection.execute("INSERT INTO work VALUES (2)")
                 await connection.fetch("SELECT 1 / $1::int", 0)
@@ -131,7 +135,9 @@ async def cursors(connect):
     connection = await connect()
     seen = []
     async with connection.transaction():
-        seen.append([row["id"] async for row in connection.cursor("SELECT id FROM item ORDER BY id", prefetch=7)])
+        seen.append(
+            [row["id"] async for row in connection.cursor("SELECT id FROM item ORDER BY id", prefetch=7)]
+        )
         cursor = await connection.cursor("SELECT id FROM item WHERE id > $1 ORDER BY id", 100)
         seen.append(await cursor.fetch(3))
         seen.append(await cursor.forward(10))
@@ -150,7 +156,9 @@ async def copies(connect):
         await connection.copy_to_table("loaded", source=io.BytesIO(b"1\tone\n2\ttwo\n")),
     ]
     out = io.BytesIO()
-    seen.append(await connection.copy_from_query("SELECT a FROM loaded WHERE a < $1 ORDER BY a", 5, output=out))
+    seen.append(
+        await connection.copy_from_query("SELECT a FROM loaded WHERE a < $1 ORDER BY a", 5, output=out)
+    )
     seen.append(out.getvalue())
     with pytest.raises(asyncpg.BadCopyFileFormatError):
         await connection.copy_to_table("loaded", source=io.BytesIO(b"1\ttoo\tmany\n"))

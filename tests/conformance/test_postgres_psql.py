@@ -32,7 +32,8 @@ SCRIPTS = {
     "\\crosstabview\n",
     "copy out": "\\copy (SELECT id, name FROM item ORDER BY id LIMIT 5) TO STDOUT\n"
     "COPY (SELECT id FROM item ORDER BY 1 LIMIT 3) TO STDOUT WITH (FORMAT csv, HEADER);\n",
-    "copy in": "CREATE TEMP TABLE t (a int, b text);\\copy t FROM STDIN\n1\tone\n2\ttwo\n\\.\nSELECT * FROM t ORDER BY a;\n"
+    "copy in": "CREATE TEMP TABLE t (a int, b text);\n"
+    "\\copy t FROM STDIN\n1\tone\n2\ttwo\n\\.\nSELECT * FROM t ORDER BY a;\n"
     "COPY t FROM STDIN;\nx\tbad\n\\.\nSELECT count(*) FROM t;\n",
     "cursor": "\\set FETCH_COUNT 100\nSELECT id FROM item ORDER BY id;\n",
     "errors": "SELECT 1/0;\nSELECT * FROM missing;\n\\errverbose\nSELECT 2;\nSELEC 3;\n",
@@ -45,7 +46,8 @@ SCRIPTS = {
     "bind": "SELECT $1 || '-' || $2 \\bind 'a' 'b' \\g\nSELECT $1::int + 1 \\bind 41 \\g\nSELECT $1 \\bind \\g\n",
     "parse": "SELECT $1::int * 2 \\parse doubled\n\\bind_named doubled 21 \\g\n\\bind_named doubled 4 \\g\n"
     "\\close_prepared doubled\n\\bind_named doubled 4 \\g\n",
-    "pipeline": "\\startpipeline\nSELECT $1 \\bind 1 \\sendpipeline\nSELECT $1 \\bind 2 \\sendpipeline\n\\endpipeline\n",
+    "pipeline": "\\startpipeline\nSELECT $1 \\bind 1 \\sendpipeline\n"
+    "SELECT $1 \\bind 2 \\sendpipeline\n\\endpipeline\n",
     "pipeline error": "\\startpipeline\nSELECT 1/0 \\bind \\sendpipeline\nSELECT $1 \\bind 2 \\sendpipeline\n"
     "\\syncpipeline\nSELECT $1 \\bind 3 \\sendpipeline\n\\endpipeline\nSELECT 'after';\n",
     "settings": "SET search_path TO other, public;\nSHOW search_path;\nSET statement_timeout = '5s';\n"

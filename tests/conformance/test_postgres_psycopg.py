@@ -16,8 +16,9 @@ import uuid
 import pytest
 from postgres_lab import DIRECT, OURS, running_lab
 
-psycopg = pytest.importorskip("psycopg")
+pytest.importorskip("psycopg")
 
+import psycopg
 from psycopg import sql
 from psycopg.rows import dict_row
 from psycopg.types.json import Jsonb
@@ -59,7 +60,7 @@ def crowd(target, count=8):
 def types(target):
     """Send and fetch values of many types, as text and in binary."""
     values = (
-        1, 2**40, decimal.Decimal("1.50"), 1.25, True, None, "ä€😀", b"\0\1\xff", [1, None, 3], ["a", "b,\"c"],
+        1, 2**40, decimal.Decimal("1.50"), 1.25, True, None, "ä€😀", b"\0\1\xff", [1, None, 3], ["a", 'b,"c'],
         dt.date(2026, 2, 28), dt.datetime(2026, 2, 28, 12, tzinfo=dt.UTC), dt.timedelta(days=2, seconds=3),
         uuid.UUID(int=7), Jsonb({"a": [1, {"b": None}]}),
     )  # fmt: skip
@@ -107,7 +108,7 @@ def transactions(target):
         connection.commit()
         with connection.transaction():
             connection.execute("INSERT INTO work VALUES (1)")
-            with pytest.raises(ZeroDivisionError), connection.transaction():
+            with pytest.raises(ZeroDivisionError), connection.transaction():  # noqa: PT012 - how it is left is the point
                 connection.execute("INSERT INTO work VALUES (2)")
                 raise ZeroDivisionError
         with pytest.raises(psycopg.errors.DivisionByZero):
@@ -140,8 +141,7 @@ def prepared(target):
         connection.execute("DEALLOCATE ALL")
         seen.append(connection.execute("SELECT name FROM item WHERE id = 5", prepare=True).fetchall())
         connection.prepared_max = 2
-        for number in range(8):
-            seen.append(connection.execute(f"SELECT {number} + %s", (1,), prepare=True).fetchone())
+        seen.extend(connection.execute(f"SELECT {n} + %s", (1,), prepare=True).fetchone() for n in range(8))
     return seen
 
 
@@ -168,7 +168,7 @@ def pipelines(target):
             cursors = [connection.execute("SELECT %s::int", (number,)) for number in range(50)]
             pipeline.sync()
             seen.extend(cursor.fetchone() for cursor in cursors)
-        with pytest.raises(psycopg.errors.DivisionByZero), connection.pipeline() as pipeline:
+        with pytest.raises(psycopg.errors.DivisionByZero), connection.pipeline() as pipeline:  # noqa: PT012 - how it is left is the point
             connection.execute("SELECT 1")
             connection.execute("SELECT 1/0")
             with pytest.raises(psycopg.errors.PipelineAborted):
@@ -205,7 +205,7 @@ def copies(target):
         with cursor.copy("COPY (SELECT a FROM loaded ORDER BY a LIMIT 5) TO STDOUT") as copy:
             seen.append(list(copy.rows()))
         connection.commit()
-        with pytest.raises(ZeroDivisionError), cursor.copy("COPY loaded FROM STDIN") as copy:
+        with pytest.raises(ZeroDivisionError), cursor.copy("COPY loaded FROM STDIN") as copy:  # noqa: PT012 - how it is left is the point
             copy.write("1\tone\n")
             raise ZeroDivisionError
         seen.append(connection.info.transaction_status.name)
@@ -215,7 +215,7 @@ def copies(target):
         seen.append(connection.info.transaction_status.name)
         connection.rollback()
         big = "COPY (SELECT repeat('y', 1000) FROM generate_series(1, 20000)) TO STDOUT"
-        with pytest.raises(ZeroDivisionError), cursor.copy(big) as copy:
+        with pytest.raises(ZeroDivisionError), cursor.copy(big) as copy:  # noqa: PT012 - how it is left is the point
             seen.append(len(next(iter(copy))))
             raise ZeroDivisionError
         seen.append(connection.info.transaction_status.name)
@@ -315,9 +315,7 @@ def notifications(target):
         crowd(target)
         for number in range(3):
             speaker.execute(sql.SQL("NOTIFY news, {}").format(f"item {number}"))
-        seen.extend(
-            (one.channel, one.payload) for one in listener.notifies(timeout=20, stop_after=3)
-        )
+        seen.extend((one.channel, one.payload) for one in listener.notifies(timeout=20, stop_after=3))
         listener.execute("NOTIFY news, 'own'")
         seen.extend((one.channel, one.payload) for one in listener.notifies(timeout=20, stop_after=1))
         listener.execute("UNLISTEN *")
@@ -332,7 +330,9 @@ def notices(target):
     """Receive notices of every severity, with their fields."""
     seen = []
     with connected(target, autocommit=True) as connection:
-        connection.add_notice_handler(lambda one: seen.append((one.severity, one.message_primary, one.sqlstate)))
+        connection.add_notice_handler(
+            lambda one: seen.append((one.severity, one.message_primary, one.sqlstate))
+        )
         connection.execute("DO $$ BEGIN RAISE NOTICE 'a'; RAISE WARNING 'b'; END $$")
         connection.execute("DROP TABLE IF EXISTS never_was")
         connection.execute("SET client_min_messages = debug1")

@@ -1,22 +1,31 @@
-"""A schedule of SQL scripts in the manner of pg_regress: what psql prints through the gateway is what it prints directly.
+"""A schedule of SQL scripts in the manner of pg_regress: psql prints through the gateway what it prints directly.
 
-Debian ships the program ``pg_regress`` but not its scripts, so these are our own. Each runs twice directly, in
-databases of the same name made anew; what differs there already is nothing of ours. ``SOJOURN_REGRESS_SQL`` may name
-the ``sql`` folder of a PostgreSQL source tree, whose scripts are then run in its schedule's order as well.
+Debian ships the program ``pg_regress`` but not its scripts, so these are our own. Each runs twice directly, in a
+database made anew; what differs there already is nothing of ours. In transaction mode other clients use the servers
+between the script's transactions. With ``SOJOURN_REGRESS_SQL=/path/to/src/test/regress/sql`` the scripts of a
+PostgreSQL source tree are run as well.
 """
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import os
 import re
+import threading
 from pathlib import Path
 
 import pytest
-from postgres_lab import DIRECT, OURS, SESSION, running_lab
+from postgres_lab import DIRECT, OURS, SESSION, TRANSACTION, running_lab
+
+pytest.importorskip("psycopg")
+
+import psycopg
 
 SCRIPTS = {path.stem: path for path in sorted(Path(__file__).with_name("postgres_regress").glob("*.sql"))}
+SOURCE = os.environ.get("SOJOURN_REGRESS_SQL", "")
 PID = re.compile(r"server process with PID \d+|process \d+")
-ADDRESSES = re.compile(r"^psql:<stdin>", re.MULTILINE)
+DATABASE = "regression"
 
 
 @pytest.fixture(scope="module")
@@ -26,54 +35,95 @@ def lab(tmp_path_factory):
         yield running
 
 
-def printed(lab, target, script, more=()):
-    """Run a script in an empty database, and return all that psql says."""
-    lab.fresh_database("regression")
-    done = target._replace(database="regression").psql(script, *more)
-    return PID.sub("PID", f"{done.stdout}\n--- {done.returncode}\n{done.stderr}")
+@contextlib.contextmanager
+def disturbance(target):
+    """Let four other clients take servers at once, again and again, and leave settings of their own on them."""
+    clients = [psycopg.connect(target.dsn(), autocommit=True, connect_timeout=10) for _ in range(4)]
+    is_over = threading.Event()
+    failures = []
+
+    def disturb():
+        try:
+            for number in itertools.count():
+                for client in clients:
+                    client.execute("BEGIN")
+                for client in clients:
+                    client.execute(f"SET search_path TO pg_catalog; SET work_mem = {64 + number % 64}")
+                for client in clients:
+                    client.execute("COMMIT")
+                if is_over.wait(0.005):
+                    return
+        except psycopg.Error as error:
+            failures.append(error)
+
+    thread = threading.Thread(target=disturb)
+    thread.start()
+    try:
+        yield
+    finally:
+        is_over.set()
+        thread.join()
+        for client in clients:
+            client.close()
+    assert failures == []
 
 
-def lines_that_agree(first, second):
-    """Return the lines of two direct runs, with None where they do not agree."""
-    one, two = first.splitlines(), second.splitlines()
-    assert len(one) == len(two), "two direct runs differ in length"
-    return [line if line == other else None for line, other in zip(one, two, strict=True)]
+def printed(lab, way, script):
+    """Run a script in an empty database, and return the lines that psql says."""
+    lab.fresh_database(DATABASE)
+    target = lab.target(way)._replace(database=DATABASE)
+    with disturbance(target) if way == TRANSACTION else contextlib.nullcontext():
+        done = target.psql(script)
+    return PID.sub("PID", f"{done.stdout}\n--- {done.returncode}\n{done.stderr}").splitlines()
 
 
-@pytest.mark.parametrize("way", OURS)
-@pytest.mark.parametrize("name", SCRIPTS)
-def test_a_script_prints_the_same_as_without_us(lab, name, way):
+@pytest.fixture(scope="module")
+def expected(lab):
+    """Give a function that returns the lines of two direct runs, with None where they do not agree."""
+    known = {}
+
+    def lines_of(name, script):
+        if name not in known:
+            first, second = printed(lab, DIRECT, script), printed(lab, DIRECT, script)
+            assert len(first) == len(second), "two direct runs differ in length"
+            known[name] = [one if one == two else None for one, two in zip(first, second, strict=True)]
+        return known[name]
+
+    return lines_of
+
+
+def differing(direct, through):
+    """Return number, direct line and our line wherever they differ and two direct runs do not."""
+    pairs = enumerate(itertools.zip_longest(direct, through, fillvalue=""), 1)
+    return [(number, line, ours) for number, (line, ours) in pairs if line is not None and line != ours]
+
+
+# The name comes first, so that a script's two ways are near each other and its direct runs are known.
+@pytest.mark.parametrize(("name", "way"), list(itertools.product(SCRIPTS, OURS)))
+def test_a_script_prints_the_same_as_without_us(lab, expected, name, way):
     """Results, notices, errors and notifications, line by line; also in transaction mode, as session state follows."""
     script = SCRIPTS[name].read_text()
-    expected = lines_that_agree(*(printed(lab, lab.target(DIRECT), script) for _ in range(2)))
-    through = printed(lab, lab.target(way), script).splitlines()
-    # A pid that differs between two direct runs may have another width.
-    assert len(through) == len(expected), "\n".join(through[-20:])
-    different = [
-        (number, line, ours)
-        for number, (line, ours) in enumerate(zip(expected, through, strict=True), 1)
-        if line is not None and line != ours
-    ]
-    assert different == []
+    assert differing(expected(name, script), printed(lab, way, script)) == []
 
 
-@pytest.mark.skipif("SOJOURN_REGRESS_SQL" not in os.environ, reason="no source tree of PostgreSQL was named")
-def test_postgresql_s_own_scripts_print_the_same(lab):
-    """pg_regress in session mode: differs only in what also differs between two direct runs."""
-    folder = Path(os.environ["SOJOURN_REGRESS_SQL"])
-    schedule = (folder.parent / "parallel_schedule").read_text()
-    names = [name for line in schedule.splitlines() if line.startswith("test:") for name in line.split()[1:]]
+if SOURCE:
 
-    def run(target):
-        lab.fresh_database("regression")
-        place = target._replace(database="regression")
-        found = {}
-        for name in names:
-            script = (folder / f"{name}.sql").read_text(encoding="utf-8", errors="surrogateescape")
-            done = place.program("psql", "-X", "-a", "-q", "-v", "HIDE_TABLEAM=on", "-f", str(folder / f"{name}.sql"))
-            found[name] = PID.sub("PID", done.stdout + done.stderr) if script else ""
-        return found
+    def test_the_scripts_of_postgresql_print_the_same(lab):
+        """pg_regress in session mode: differs only in what also differs between two direct runs."""
+        folder = Path(SOURCE)
+        schedule = (folder.parent / "parallel_schedule").read_text().splitlines()
+        names = [name for line in schedule if line.startswith("test:") for name in line.split()[1:]]
 
-    first, second = run(lab.target(DIRECT)), run(lab.target(DIRECT))
-    through = run(lab.target(SESSION))
-    assert [name for name in names if first[name] == second[name] != through[name]] == []
+        def run(way):
+            lab.fresh_database(DATABASE)
+            target = lab.target(way)._replace(database=DATABASE)
+            found = {}
+            for name in names:
+                arguments = ("-X", "-a", "-q", "-v", "HIDE_TABLEAM=on", "-f", str(folder / f"{name}.sql"))
+                done = target.program("psql", *arguments)
+                found[name] = PID.sub("PID", done.stdout + done.stderr).splitlines()
+            return found
+
+        first, second, through = run(DIRECT), run(DIRECT), run(SESSION)
+        steady = [name for name in names if first[name] == second[name]]
+        assert [name for name in steady if through[name] != first[name]] == []

@@ -94,7 +94,14 @@ def outcomes_of(lab, suite):
             done = subprocess.run(
                 [
                     *(sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist"),
-                    *("-p", "no:valkey", "--maxfail=100000", "-o", "junit_family=xunit1", f"--junitxml={report}"),
+                    *(
+                        "-p",
+                        "no:valkey",
+                        "--maxfail=100000",
+                        "-o",
+                        "junit_family=xunit1",
+                        f"--junitxml={report}",
+                    ),
                     *("--dburi", target.dsn("postgresql+psycopg"), "-k", WITHOUT, "test_suite.py"),
                 ],
                 check=False,

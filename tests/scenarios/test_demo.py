@@ -83,6 +83,29 @@ def folder() -> Iterator[Path]:
         yield Path(name)
 
 
+def shows_that_a_failover_was_survived(text: str) -> None:
+    """Check what is said of the database's clients: nobody disconnected, nothing lost, everybody waited as little."""
+    assert re.search(
+        r"^PostgreSQL on 127\.0\.0\.1:\d+: primary killed, replica promoted \d\.\d s later$",
+        text,
+        re.MULTILINE,
+    )
+    connected = re.search(
+        r"^(\d+) of \1 clients stayed connected; the longest wait was (\d+\.\d+) s$", text, re.MULTILINE
+    )
+    assert connected is not None, text
+    assert int(connected[1]) == 20
+    assert re.search(
+        r"^(\d+) of \1 sessions with SET, PREPARE or LISTEN have them as before$", text, re.MULTILINE
+    ), text
+    assert re.search(r"^\d+ sales were committed: 0 lost, 0 doubled$", text, re.MULTILINE), text
+    for pool in ("transaction", "session"):
+        row = re.search(rf"^{pool} +(\d+) +(\d+) +(\d+) +\d+ +\d+ +(\d+) +\d", text, re.MULTILINE)
+        assert row is not None, text
+        assert (row[1], row[2], row[4]) == ("10", "10", "0")
+        assert int(row[3]) > 0
+
+
 def test_the_demo_shows_what_it_did_and_ends_with_ctrl_c(folder: Path) -> None:
     """Every answer as wanted, among them TLS and refusals; exit code 0, and nothing is left behind."""
     with running_demo(folder) as demo:
@@ -90,9 +113,10 @@ def test_the_demo_shows_what_it_did_and_ends_with_ctrl_c(folder: Path) -> None:
         rows = [line for line in demo.lines if re.search(r" (yes|no: \w+) ", f"{line} ")]
         assert len(rows) >= 14
         assert not [row for row in rows if " no: " in row]
+        shows_that_a_failover_was_survived(demo.text)
         for what in ("login, MS-CHAPv2", "login over TLS 1.3", "command: reload", "accounting STOP"):
             assert any(row.startswith(what) for row in rows), what
-        assert [line for line in demo.lines if len(line) > NARROW and not line.startswith("  ")] == []
+        assert [line for line in demo.lines if len(line.rstrip()) > NARROW and line[:2] != "  "] == []
         assert list(folder.glob("sojourn-demo-*"))
         assert demo.process.poll() is None
         code, rest = demo.stop()
@@ -124,10 +148,11 @@ def test_the_proposed_commands_work_as_they_are_printed(folder: Path) -> None:
 def test_two_demos_run_at_once(folder: Path) -> None:
     """The second takes free ports and a control socket of its own, and says where it is."""
     with running_demo(folder) as first, running_demo(folder) as second:
-        titles = [re.search(r"127\.0\.0\.1:(\d+), TLS on port (\d+)", demo.text) for demo in (first, second)]
+        said = (r"127\.0\.0\.1:(\d+), TLS on port (\d+)", r"PostgreSQL on 127\.0\.0\.1:(\d+)")
+        titles = [re.search(text, demo.text) for demo in (first, second) for text in said]
         assert all(titles)
         ports = [port for title in titles if title is not None for port in title.groups()]
-        assert len(set(ports)) == 4
+        assert len(set(ports)) == 6
         assert any(line.startswith("export SOJOURN_SOCKET=") for line in second.commands)
         assert [demo.stop()[0] for demo in (second, first)] == [0, 0]
     assert list(folder.iterdir()) == []

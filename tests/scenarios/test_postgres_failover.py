@@ -9,10 +9,11 @@ Source: specification 6.8, and 3.3 for why.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import functools
+import struct
 from typing import ClassVar
 
+import asyncpg
 import psycopg
 import pytest
 import uvloop
@@ -20,12 +21,16 @@ from failover_lab import running_failover_lab
 from psycopg import errors
 from psycopg.pq import TransactionStatus
 
+from sojourn.gateways.postgres import wire
+from sojourn.gateways.postgres.messages import Backend
+
 READY_TO_ANSWER_S = 2.0
 """Bound of the tests, generous because the machine may be loaded; the figure that is printed should be below 1."""
 SLEEPS_S = 600
 
 OLD = "inet_server_port() = {old}"
 MODES = ("session", "transaction")
+VERSIONS = {"session": 16, "transaction": 18}
 
 
 class Cell:
@@ -232,6 +237,91 @@ class Writing(Cell):
         await self.fails_with(errors.TransactionResolutionUnknown)
         assert self.connection.info.transaction_status == TransactionStatus.IDLE
         assert await self.ledger() == []
+
+
+class WritingAfterCommit(Writing):
+    """An earlier COMMIT of the session was armed: its id says nothing about the statement that runs now."""
+
+    armed = True
+
+    async def prepare(self):
+        self.connection = await self.connect(autocommit=True)
+        await self.connection.execute("BEGIN")
+        await self.connection.execute("INSERT INTO ledger VALUES (%s, 0)", (self.name,))
+        await self.connection.execute("COMMIT")
+        self.begin(
+            self.connection.execute(f"INSERT INTO ledger SELECT '{self.name}', 1 FROM pg_sleep({SLEEPS_S}); COMMIT")
+        )
+        await self.lab.until_running(self.name)
+
+    async def moved(self):
+        with pytest.raises(errors.TransactionResolutionUnknown) as caught:
+            await self.task
+        assert "is unknown" in str(caught.value)
+        assert await self.ledger() == [0]
+
+
+class Pipelining(Cell):
+    """A pipeline whose second statement runs: all of it is one transaction up to its Sync."""
+
+    async def prepare(self):
+        self.connection = await self.connect(autocommit=True)
+        self.begin(self.write())
+        await self.lab.until_running(f"{self.name}1")
+
+    async def write(self):
+        """Send three statements at once."""
+        async with self.connection.pipeline():
+            for n in range(3):
+                await self.connection.execute(
+                    # A text of its own for the one that sleeps, so that it can be seen at the server.
+                    f"INSERT INTO ledger SELECT '{self.name}', %s FROM pg_sleep(%s) WHERE '{self.name}{n}' <> ''",
+                    (n, SLEEPS_S if n == 1 else 0),
+                )
+
+    async def moved(self):
+        await self.fails_with(errors.TransactionResolutionUnknown)
+        assert await self.ledger() == []
+
+
+class PipeliningQueries(Cell):
+    """Three queries at once, of which the first is answered and the second runs: each gets its own answer."""
+
+    async def prepare(self):
+        self.reader, self.writer = await asyncio.open_connection("127.0.0.1", self.way.port)
+        self.writer.write(wire.startup_message({"user": "postgres", "database": "postgres"}))
+        await self.answers(1)
+        sleeps = (0, SLEEPS_S, 0)
+        self.writer.write(
+            b"".join(
+                wire.query(f"INSERT INTO ledger SELECT '{self.name}', {n} FROM pg_sleep({sleep_s})")
+                for n, sleep_s in enumerate(sleeps)
+            )
+        )
+        assert [kind for kind, _ in await self.answers(1)] == [Backend.COMMAND_COMPLETE, Backend.READY_FOR_QUERY]
+        await self.lab.until_running(self.name)
+
+    async def answers(self, count):
+        """Return what comes up to so many ReadyForQuery."""
+        found = []
+        while count:
+            kind, length = struct.unpack("!BI", await self.reader.readexactly(5))
+            found.append((kind, await self.reader.readexactly(length - 4)))
+            count -= kind == Backend.READY_FOR_QUERY
+        return found
+
+    async def moved(self):
+        async with asyncio.timeout(10):
+            found = await self.answers(2)
+        kinds = [Backend.ERROR_RESPONSE, Backend.READY_FOR_QUERY] * 2
+        assert [kind for kind, _ in found if kind != Backend.PARAMETER_STATUS] == kinds
+        errors_told = [wire.error_fields(body)["C"] for kind, body in found if kind == Backend.ERROR_RESPONSE]
+        assert errors_told == ["08007", "08007"]
+        assert await self.ledger() == [0]
+        self.writer.write(wire.query("SELECT 1"))
+        assert Backend.DATA_ROW in [kind for kind, _ in await self.answers(1)]
+        self.writer.close()
+        await self.writer.wait_closed()
 
 
 class WritingInTransaction(Cell):
@@ -525,6 +615,142 @@ class Cancelling(Cell):
         assert await self.ledger() == [2]
 
 
+class AsyncpgCell(Cell):
+    """A client of another driver, which speaks the extended query only and names its statements."""
+
+    async def connect(self, **options):
+        """Open a connection that has to last."""
+        connection = await asyncpg.connect(
+            host="127.0.0.1", port=self.way.port, user="postgres", database="postgres", **options
+        )
+        self.connections.append(connection)
+        return connection
+
+    async def check_sockets(self):
+        """Every connection works; this driver does not connect again by itself."""
+        for connection in self.connections:
+            assert await connection.fetchval("SELECT inet_server_port()") == self.lab.primary.port
+            await connection.close()
+
+
+class AsyncpgListening(AsyncpgCell):
+    """It listens and has prepared a statement."""
+
+    async def prepare(self):
+        self.heard = asyncio.get_running_loop().create_future()
+        self.connection = await self.connect()
+        self.prepared = await self.connection.prepare("SELECT $1::int + 1")
+        assert await self.prepared.fetchval(1) == 2
+        await self.connection.add_listener("tidings", lambda *news: self.heard.set_result(news[2:]))
+
+    async def moved(self):
+        assert await self.prepared.fetchval(2) == 3
+        await self.lab.direct("NOTIFY tidings, 'after'")
+        async with asyncio.timeout(10):
+            assert await self.heard == ("tidings", "after")
+        await self.connection.remove_listener("tidings", lambda: None)
+
+
+class AsyncpgInTransaction(AsyncpgCell):
+    """Its transaction has written."""
+
+    async def prepare(self):
+        self.connection = await self.connect()
+        self.transaction = self.connection.transaction()
+        await self.transaction.start()
+        await self.connection.execute("INSERT INTO ledger VALUES ($1, 1)", self.name)
+
+    async def moved(self):
+        with pytest.raises(asyncpg.SerializationError):
+            await self.connection.execute("INSERT INTO ledger VALUES ($1, 2)", self.name)
+        with pytest.raises(asyncpg.InFailedSQLTransactionError):
+            await self.connection.fetchval("SELECT 1")
+        await self.transaction.rollback()
+        async with self.connection.transaction():
+            await self.connection.execute("INSERT INTO ledger VALUES ($1, 3)", self.name)
+        assert await self.ledger() == [3]
+
+
+class AsyncpgWriting(AsyncpgCell):
+    """Its statement runs outside a transaction."""
+
+    async def prepare(self):
+        self.connection = await self.connect()
+        self.begin(
+            self.connection.execute(
+                f"INSERT INTO ledger SELECT '{self.name}', $1::int FROM pg_sleep({SLEEPS_S})", 1
+            )
+        )
+        await self.lab.until_running(self.name)
+
+    async def moved(self):
+        await self.fails_with(asyncpg.TransactionResolutionUnknownError)
+        assert await self.ledger() == []
+
+
+class AsyncpgReading(AsyncpgCell):
+    """It reads, and has said so."""
+
+    async def prepare(self):
+        self.connection = await self.connect()
+        self.transaction = self.connection.transaction(readonly=True)
+        await self.transaction.start()
+        self.begin(
+            self.connection.fetchrow(
+                f"SELECT '{self.name}', $1::int FROM"
+                f" pg_sleep(CASE WHEN {OLD.format(old=self.old_port)} THEN {SLEEPS_S} ELSE 0 END)",
+                42,
+            )
+        )
+        await self.lab.until_running(self.name)
+
+    async def moved(self):
+        assert tuple(await self.task) == (self.name, 42)
+        await self.transaction.commit()
+
+
+class AsyncpgCopyingIn(AsyncpgCell):
+    """It sends data."""
+
+    async def prepare(self):
+        self.connection = await self.connect()
+        self.crash_seen, sent = asyncio.Event(), asyncio.Event()
+
+        async def rows():
+            yield "".join(f"{self.name}\t{n}\n" for n in range(1000)).encode()
+            sent.set()
+            await self.crash_seen.wait()
+            yield "".join(f"{self.name}\t{n}\n" for n in range(1000, 2000)).encode()
+
+        self.begin(self.connection.copy_to_table("ledger", source=rows()))
+        await sent.wait()
+
+    async def moved(self):
+        self.crash_seen.set()
+        await self.fails_with(asyncpg.SerializationError)
+        assert await self.ledger() == []
+
+
+class AsyncpgCommittingArmed(AsyncpgCell):
+    """Its COMMIT is in the replica's log."""
+
+    armed = True
+
+    async def replay_paused(self):
+        self.connection = await self.connect()
+        self.transaction = self.connection.transaction()
+        await self.transaction.start()
+        await self.connection.execute("SET LOCAL synchronous_commit = remote_apply")
+        await self.connection.execute("INSERT INTO ledger VALUES ($1, 1)", self.name)
+        self.begin(self.transaction.commit())
+        await self.lab.until_running("COMMIT")
+        await self.lab.caught_up()
+
+    async def moved(self):
+        await self.task
+        assert await self.ledger() == [1]
+
+
 CELLS = (
     Idle,
     Stateful,
@@ -532,6 +758,9 @@ CELLS = (
     InTransactionThenRollback,
     OnlyBegun,
     Writing,
+    WritingAfterCommit,
+    Pipelining,
+    PipeliningQueries,
     WritingInTransaction,
     Reading,
     ReadingWithParameters,
@@ -548,6 +777,12 @@ CELLS = (
     UnreadCursor,
     ReadCursor,
     Cancelling,
+    AsyncpgListening,
+    AsyncpgInTransaction,
+    AsyncpgWriting,
+    AsyncpgReading,
+    AsyncpgCopyingIn,
+    AsyncpgCommittingArmed,
 )
 
 
@@ -570,7 +805,7 @@ async def _fail_over(mode):
                 except (Exception, pytest.fail.Exception) as error:  # noqa: BLE001 - reported by its own test
                     failures[cell.name] = error
 
-    async with running_failover_lab() as lab:
+    async with running_failover_lab(VERSIONS[mode]) as lab:
         await lab.direct("CREATE TABLE ledger (client text, n int, PRIMARY KEY (client, n))")
         ways = [await lab.gateway(mode, size_count=40, arms_commit_outcome=armed) for armed in (False, True)]
         cells = [kind(lab, ways[kind.armed]) for kind in CELLS]

@@ -15,6 +15,7 @@ import psycopg
 
 from sojourn.core.server import Server
 from sojourn.core.settings import LimitSettings, ListenerSettings
+from sojourn.embedded.account import free_port
 from sojourn.embedded.postgres import PostgresServer
 from sojourn.gateways.postgres.config import (
     AuthSettings,
@@ -52,13 +53,17 @@ class FailoverLab:
         """Start both servers."""
         self.primary = PostgresServer(
             version=self.version,
-            port=0,
+            port=free_port(),
             hba_lines=[TRUST],
-            settings={"max_connections": str(CONNECTIONS_COUNT), "timezone": "UTC"},
+            settings={
+                "max_connections": str(CONNECTIONS_COUNT),
+                "timezone": "UTC",
+                "wal_retrieve_retry_interval": "100ms",
+            },
         )
         await self.primary.start()
         self.stack.push_async_callback(self.primary.stop)
-        await self.add_replica(port=0)
+        await self.add_replica(port=free_port())
         self.nodes = tuple(
             NodeSettings(name=f"db-{number}", address=f"127.0.0.1:{server.port}")
             for number, server in enumerate((self.primary, self.replica), 1)
@@ -124,6 +129,12 @@ class FailoverLab:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self._stopped_pid, signal.SIGKILL)
             self._stopped_pid = 0
+
+    async def start_alone(self, server):
+        """Start a server that crashed, and let it take commits without a replica."""
+        with (server.data_directory / "postgresql.auto.conf").open("a") as file:
+            file.write("synchronous_standby_names = ''\n")
+        await server.start()
 
     async def promote(self):
         """Make the replica the primary; return the moment at which it was one, for all that we know."""

@@ -192,9 +192,7 @@ class Lab:
             folder = self._folder / name
             folder.mkdir()
             address = f"127.0.0.1:{self.server.port}"
-            daemon = self._stack.enter_context(
-                start_gateway(name.removeprefix("ours-"), [address], folder)
-            )
+            daemon = self._stack.enter_context(start_gateway(name.removeprefix("ours-"), [address], folder))
             self.daemons[name] = daemon
             self._targets[name] = self.direct._replace(name=name, port=daemon.port)
         return self._targets[name]

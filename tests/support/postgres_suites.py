@@ -18,9 +18,9 @@ SUITES = Path(__file__).resolve().parents[2] / ".venv" / "suites"
 TRANSACTION_SHARE = 0.993
 """How much of what passes directly must pass in transaction mode."""
 
-_SQLALCHEMY_OBJECTS = (
-    "CREATE SCHEMA test_schema; CREATE SCHEMA test_schema_2; CREATE EXTENSION hstore; CREATE EXTENSION citext;"
-)
+_SQLALCHEMY_OBJECTS = """
+CREATE SCHEMA test_schema; CREATE SCHEMA test_schema_2; CREATE EXTENSION hstore; CREATE EXTENSION citext;
+"""
 
 
 class Suite(NamedTuple):
@@ -64,7 +64,14 @@ def asyncpg() -> Suite:
     place = source_of("asyncpg")
     if (place / "asyncpg").exists():
         (place / "asyncpg").rename(place / "asyncpg.source")
-    return Suite(place, ("tests",))
+    return in_folder(place)
+
+
+def in_folder(folder: Path) -> Suite:
+    """Return all tests of a folder, each file a part: one that hangs takes no other with it."""
+    return Suite(
+        folder, tuple(str(path.relative_to(folder)) for path in sorted(folder.glob("tests/**/test_*.py")))
+    )
 
 
 def outcomes(report: Path) -> dict[str, str]:

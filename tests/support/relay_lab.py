@@ -276,6 +276,22 @@ class RelayLab:
             return True
         return bool(transport.unread) and backend is not None
 
+    def end(self) -> None:
+        """Let every client and every server go, as the loop tells it."""
+        for client in self.clients:
+            client.leave()
+        self.end_servers()
+
+    def end_servers(self) -> None:
+        """Let every server go; none is opened instead."""
+        place = self.pool.primary
+        assert place is not None
+        self.pool.size, size = 0, self.pool.size
+        for server in tuple(place.servers):
+            server.abort("the run is over")
+            server.connection_lost(None)
+        self.pool.size = size
+
     def check_rest(self) -> None:
         """Check that every server is where it belongs, once nothing is under way."""
         place = self.pool.primary
@@ -340,29 +356,19 @@ async def relay_lab(
         try:
             yield lab
         finally:
-            for client in lab.clients:
-                client.leave()
+            lab.end()
 
 
 @contextlib.contextmanager
 def fresh(lab: RelayLab) -> Iterator[LabClient]:
     """Give a client on new servers, for one run of a conversation; both go at its end."""
-    place = lab.pool.primary
-    assert place is not None
-    count = lab.pool.size
+    lab.end_servers()
     lab.transports.clear()
-    for _ in range(count):
+    for _ in range(lab.pool.size):
         lab.open_server()
     others, lab.clients = lab.clients, []
     try:
         yield lab.client()
     finally:
-        for client in lab.clients:
-            client.leave()
+        lab.end()
         lab.clients = others
-        lab.pool.size, size = 0, lab.pool.size
-        for server in tuple(place.servers):
-            server.abort("the run is over")
-            server.connection_lost(None)
-        lab.pool.size = size
-        place.idle.clear()

@@ -1,10 +1,11 @@
 """The demo: the daemon on made-up devices and users, with real traffic sent through it.
 
-Everything lives in one temporary directory and on loopback, and is gone after Ctrl-C. Made-up names, generated
+Everything lives in temporary directories and on loopback, and is gone after Ctrl-C. Made-up names, generated
 secrets: nothing of it is fit for production, and nothing of it is needed there.
 
-Shape: ``site`` (devices, users, rules and where to listen), ``traffic`` (what a switch does all day), ``screen`` (what
-the person in front of it sees).
+Shape: ``site`` (devices, users, rules and where to listen), ``traffic`` (what a switch does all day), ``database`` (a
+PostgreSQL primary and its replica), ``customers`` (who uses it while the primary is killed), ``screen`` (what the
+person in front of it sees).
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from sojourn.app import Daemon
 from sojourn.core.events import Event
@@ -23,6 +25,9 @@ from sojourn.demo.screen import Screen
 from sojourn.demo.site import Site
 from sojourn.demo.traffic import send_traffic
 from sojourn.errors import ConfigError, SojournError
+
+if TYPE_CHECKING:
+    from sojourn.demo.database import DatabasePair
 
 TRAFFIC_INTERVAL_S = 2.0
 """Pause between two rounds of traffic, so that there is something to look at."""
@@ -41,15 +46,45 @@ async def serve_demo(screen: Screen) -> None:
     with tempfile.TemporaryDirectory(prefix="sojourn-demo-") as name:
         with screen.step("making devices, users, keys and certificates"):
             site = await asyncio.to_thread(Site, Path(name))
+        site.pair = await _start_databases(screen)
         try:
-            await _serve(site, screen)
-        except ConfigError:
-            if site.is_on_its_own:
-                raise
-            # Somebody took one of the usual places since we looked, such as another demo: be modest.
-            site.leave_usual_places()
-            await _serve(site, screen)
+            await _serve_somewhere(site, screen)
+        finally:
+            if site.pair is not None:
+                await site.pair.stop()
     screen.say("stopped; the demo's directory is gone")
+
+
+async def _start_databases(screen: Screen) -> DatabasePair | None:
+    """Start a primary and its replica; None where there is no PostgreSQL, which is said."""
+    try:
+        from sojourn.demo.database import DatabasePair  # noqa: PLC0415 - needs asyncpg, which is optional
+    except ImportError:
+        screen.complain("no PostgreSQL in this demo: it needs sojourn[embedded]")
+        return None
+    pair = DatabasePair()
+    try:
+        with screen.step("starting a PostgreSQL primary and its replica"):
+            await pair.start()
+    except SojournError as error:
+        await pair.stop()
+        screen.complain(f"no PostgreSQL in this demo: {error}")
+        return None
+    except BaseException:
+        await pair.stop()
+        raise
+    return pair
+
+
+async def _serve_somewhere(site: Site, screen: Screen) -> None:
+    try:
+        await _serve(site, screen)
+    except ConfigError:
+        if site.is_on_its_own:
+            raise
+        # Somebody took one of the usual places since we looked, such as another demo: be modest.
+        site.leave_usual_places()
+        await _serve(site, screen)
 
 
 async def _serve(site: Site, screen: Screen) -> None:
@@ -81,7 +116,17 @@ async def _visit(site: Site, daemon: Daemon, screen: Screen, is_started: asyncio
         screen.show_rows(site, rows)
     except (SojournError, OSError) as error:
         screen.complain(f"the traffic failed: {error}")
-    screen.show_next_steps(site)
+    async with asyncio.TaskGroup() as tasks:
+        if site.pair is not None:
+            from sojourn.demo.customers import show_failover  # noqa: PLC0415 - needs asyncpg, which is optional
+
+            await show_failover(site.pair, screen, site.postgres_address, tasks)
+        screen.show_next_steps(site)
+        await _go_on(site, screen)
+
+
+async def _go_on(site: Site, screen: Screen) -> None:
+    """Send traffic again and again."""
     began = time.monotonic()
     while True:
         await asyncio.sleep(TRAFFIC_INTERVAL_S)

@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.markup import escape
@@ -17,6 +18,9 @@ from rich.table import Table
 
 from sojourn.demo.site import HOST, Site
 from sojourn.demo.traffic import Row
+
+if TYPE_CHECKING:
+    from sojourn.demo.customers import FailoverResult
 
 
 class Screen:
@@ -61,6 +65,50 @@ class Screen:
         right = sum(row.is_right for row in rows)
         colour = "green" if right == len(rows) else "red"
         self.say(f"[{colour}]{right} of {len(rows)} answers as wanted[/]")
+
+    def show_failover(self, address: str, result: FailoverResult) -> None:
+        """Show what clients of the database met when its primary was killed."""
+        table = Table(box=None, pad_edge=False, header_style="bold", title_justify="left", title_style="bold")
+        table.title = (
+            f"\nPostgreSQL on {address}: primary killed, replica promoted {result.gone_s:.1f} s later"
+        )
+        for heading in (
+            "pool",
+            "clients",
+            "connected",
+            "answered",
+            "40001",
+            "08007",
+            "other",
+            "wait",
+            "median",
+        ):
+            table.add_column(heading, justify="left" if heading == "pool" else "right", no_wrap=True)
+        for one in result.pools:
+            counts = (one.customers_count, one.connected_count, one.answered_count)
+            told = (one.not_committed_count, one.unknown_count, sum(one.others.values()))
+            waits = (f"{one.longest_s:.2f} s", f"{one.median_s:.2f} s")
+            table.add_row(one.pool, *map(str, counts + told), *waits)
+        self._console.print(table)
+        for one in result.pools:
+            for what, count in one.others.items():
+                self.say(f"[red]{one.pool}: {count} times {escape(what)}[/]")
+        clients = sum(one.customers_count for one in result.pools)
+        connected = sum(one.connected_count for one in result.pools)
+        colour = "green" if result.is_right else "red"
+        longest_s = max(one.longest_s for one in result.pools)
+        self.say(
+            f"[{colour}]{connected} of {clients} clients stayed connected; the longest wait was {longest_s:.2f} s[/]"
+        )
+        self.say(
+            f"[{colour}]{result.restored_count} of {result.held_count} sessions with SET, PREPARE or LISTEN "
+            "have them as before[/]"
+        )
+        self.say(
+            f"[{colour}]{result.committed_count} sales were committed: {result.lost_count} lost, "
+            f"{result.doubled_count} doubled[/]"
+        )
+        self.say("[dim]40001: not committed, try again; 08007: COMMIT sent, outcome unknown[/]")
 
     def show_next_steps(self, site: Site) -> None:
         """Show commands to type in a second terminal."""

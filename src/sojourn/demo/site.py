@@ -11,7 +11,7 @@ import secrets
 import socket
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from sojourn.admin.config import AdminSettings
 from sojourn.admin.serving import control_socket
@@ -32,9 +32,13 @@ from sojourn.gateways.tacacs.config import (
 from sojourn.gateways.tacacs.passwords import hash_password, new_seal_key, seal
 from sojourn.gateways.tacacs.peer import TacacsClient
 
+if TYPE_CHECKING:
+    from sojourn.demo.database import DatabasePair
+
 HOST: Final = "127.0.0.1"
 TACACS_PORT: Final = 4949
 TLS_PORT: Final = 4950
+POSTGRES_PORT: Final = 6432
 ADMIN_PORT: Final = 9300
 SERVER_NAME: Final = "sojourn.example.net"
 SWITCH_NAME: Final = "switch-7.example.net"
@@ -73,21 +77,29 @@ class Site:
         self.is_on_its_own = False
         self.usual_control = control_socket(AdminSettings(), os.environ)
         self.control = self.usual_control if _is_free(self.usual_control) else directory / "control.sock"
-        self.tacacs_port, self.tls_port, self.admin_port = (
-            _free_port(port) for port in (TACACS_PORT, TLS_PORT, ADMIN_PORT)
+        self.pair: DatabasePair | None = None
+        self.tacacs_port, self.tls_port, self.postgres_port, self.admin_port = (
+            _free_port(port) for port in (TACACS_PORT, TLS_PORT, POSTGRES_PORT, ADMIN_PORT)
         )
 
     def leave_usual_places(self) -> None:
         """Listen in the own directory and on free ports only."""
         self.is_on_its_own = True
         self.control = self._directory / "control.sock"
-        self.tacacs_port = self.tls_port = self.admin_port = 0
+        self.tacacs_port = self.tls_port = self.postgres_port = self.admin_port = 0
 
     def found_places(self, listeners: Sequence[str], admin: str) -> None:
         """Take note of the addresses that were bound in the end, listeners in their order."""
-        self.tacacs_port, self.tls_port, self.admin_port = (
-            int(address.rpartition(":")[2]) for address in (*listeners, admin)
-        )
+        ports = [int(address.rpartition(":")[2]) for address in listeners]
+        self.tacacs_port, self.tls_port = ports[:2]
+        if self.pair is not None:
+            self.postgres_port = ports[2]
+        self.admin_port = int(admin.rpartition(":")[2])
+
+    @property
+    def postgres_address(self) -> str:
+        """Return where the database is to be had, through the gateway."""
+        return f"{HOST}:{self.postgres_port}"
 
     def settings(self) -> SojournSettings:
         """Return what a ``sojourn.toml`` of this site would say."""
@@ -101,6 +113,7 @@ class Site:
             admin=AdminSettings(
                 address=f"{HOST}:{self.admin_port}", socket=str(self.control), metrics_without_token=True
             ),
+            postgres=None if self.pair is None else self.pair.settings(self.postgres_address),
             tacacs=TacacsSettings(
                 listeners=(
                     ListenerSettings(address=f"{HOST}:{self.tacacs_port}"),

@@ -101,6 +101,10 @@ async def client(address, **more):
         await connection.close()
 
 
+def direct(server):
+    return client(f"127.0.0.1:{server.port}")
+
+
 def _user(route):
     return (User(name="postgres", route=route),)
 
@@ -301,16 +305,11 @@ def test_reads_go_on_at_the_primary_when_the_replica_dies(through, site):
             assert await sleeper.fetchval(0) is REPLICA
             async with asyncio.TaskGroup() as group:
                 # The second is parsed in the batch that is lost, which the driver cuts in two by Flush.
-                sleeping = [
-                    group.create_task(work) for work in (sleeper.fetchval(0.5), other.fetchval(sql, 0.5))
-                ]
-                place = next(
-                    one for one in next(iter(gateway.pools.values())).places.values() if one.node.name == "b"
-                )
-                await _until(
-                    lambda: sum(one.client is not None and bool(one.fifo) for one in place.servers) == 2
-                )
-                await asyncio.sleep(0)
+                sleeping = [group.create_task(work) for work in (sleeper.fetchval(2), other.fetchval(sql, 2))]
+                async with direct(replica) as looking:
+                    asleep = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'PgSleep'"
+                    while await looking.fetchval(asleep) < 2:
+                        pass
                 await replica.crash()
             assert [task.result() for task in sleeping] == [PRIMARY, PRIMARY]
             assert await other.fetchval(WHERE) is PRIMARY

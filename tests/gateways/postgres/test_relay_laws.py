@@ -10,7 +10,7 @@ from relay_lab import Cutter, RelayLab, fresh, relay_lab
 
 MODES = ("session", "transaction")
 NOT_CUT = Cutter()
-SAMPLES_COUNT = 40
+SAMPLES_COUNT = 12
 
 
 def run(
@@ -77,5 +77,33 @@ def test_cutting_at_any_place_changes_nothing(mode, turns, is_shared):
             for place in range(1, said, 7):
                 both = run(lab, turns, client_cut=(place,), server_cut=(place, place + 3), is_shared=is_shared)
                 assert both == whole, place
+
+    asyncio.run(check())
+
+
+def places_of(data: bytes, count: int) -> list[int]:
+    """Return places in a long stream: around the borders of its messages, and some in between."""
+    found = set(range(1, len(data), max(1, len(data) // count)))
+    pos = 0
+    while pos < len(data):
+        found.update(range(pos - 1, pos + 20))
+        pos += 1 + int.from_bytes(data[pos + 1 : pos + 5], "big")
+    return sorted(place for place in found if 0 < place < len(data))
+
+
+@pytest.mark.parametrize(("mode", "turns", "is_shared"), cases(LARGE))
+def test_cutting_long_messages_changes_nothing(mode, turns, is_shared):
+    """postgres-proxy.md section 6.2: long messages are never put together, and come out as they went in."""
+
+    async def check():
+        async with relay_lab(mode) as lab:
+            whole = run(lab, turns, is_shared=is_shared)
+            for place in places_of(b"".join(turns), SAMPLES_COUNT):
+                assert run(lab, turns, client_cut=(place,), is_shared=is_shared) == whole, place
+                slow = run(lab, turns, client_cut=(place, place + 70_000), is_shared=is_shared, is_slow=True)
+                assert slow[0] == whole[0], place
+            for place in places_of(whole[0], SAMPLES_COUNT):
+                cut = run(lab, turns, server_cut=(place, place + 70_000), is_shared=is_shared)
+                assert cut == whole, place
 
     asyncio.run(check())

@@ -96,6 +96,15 @@ async def cancel(client: ClientSession, *, timeout_s: float) -> None:
         server.pool.cancel_done(server)
 
 
+async def abandon(server: ServerSession, *, timeout_s: float) -> None:
+    """Cancel what a server does for nobody any more; its connection may be closed meanwhile."""
+    try:
+        async with asyncio.timeout(timeout_s):
+            await _send(server)
+    except dial.FAILURES:
+        return
+
+
 async def _send(server: ServerSession) -> None:
     """Send the server's own key on a connection of its own, and wait until the server closes it."""
     room = server.pool.room

@@ -87,6 +87,8 @@ class Holds:
     """A write waits for the reads before it, which a replica answers."""
     FLOOR = 512
     """How far the log is has to be asked after this transaction."""
+    BLOCKED = 2048
+    """The client takes no bytes: its server may go, but not before it is read from again."""
 
 
 class ClientSession(Session, eq=False):
@@ -154,6 +156,12 @@ class ClientSession(Session, eq=False):
         server = self.server
         if code == SIMPLE:
             self.unnamed = None
+            if server is None:
+                server = self.pool.take(self)
+                if server is None:
+                    self.wait(data)
+                    return
+            server.unnamed = None  # a simple query drops it
         elif code == EXTENDED_NAMED:
             name = bound_statement(data)
             statement = None if self.prepared is None else self.prepared.get(name)
@@ -210,6 +218,8 @@ class ClientSession(Session, eq=False):
         connection = self.connection
         connection.writable = False
         connection.blocked_since = connection.clock()
+        self.holds |= Holds.BLOCKED
+        self.pause_reading()  # what it asked for meanwhile would only be kept here
         if self.server is not None:
             self.server.pause_reading()
 
@@ -219,8 +229,10 @@ class ClientSession(Session, eq=False):
         connection.writable = True
         if not connection.closed:
             connection.blocked_since = 0.0
+        self.holds &= ~Holds.BLOCKED
         if self.server is not None:
             self.server.resume_reading()
+        self.resume_reading()
 
     def pause_reading(self) -> None:
         """Stop reading from the client: somebody behind us takes no more."""
@@ -228,9 +240,10 @@ class ClientSession(Session, eq=False):
             self.connection.transport.pause_reading()
 
     def resume_reading(self) -> None:
-        """Read on from the client."""
-        if not self.connection.closed:
-            self.connection.transport.resume_reading()
+        """Read on from the client, unless it or its server takes no more."""
+        connection, server = self.connection, self.server
+        if not connection.closed and connection.writable and not (server is not None and server.is_full):
+            connection.transport.resume_reading()
 
     # Servers
 
@@ -257,6 +270,8 @@ class ClientSession(Session, eq=False):
             self.sees(server.reported)
         if self.server is not server:
             return  # it was lost meanwhile
+        if not self.connection.writable:
+            server.pause_reading()
         if self.needs_restore:
             recovery.restore(self, server)
             return
@@ -316,7 +331,7 @@ class ClientSession(Session, eq=False):
             return
         if self.holds & Holds.DRAINING and self.is_idle:
             self.close(Reason.DRAINED)
-        elif not self.holds:
+        elif not self.holds & ~Holds.BLOCKED:
             self.detach(server)
         elif server.closing:
             recovery.part(self, server)
@@ -354,14 +369,16 @@ class ClientSession(Session, eq=False):
         server.client = None
         server.state = "idle"
         server.used = monotonic()
-        if server.is_paused:
-            server.resume_reading()
+        server.resume_reading()
+        if server.is_full:
+            self.resume_reading()
         self.pool.give_back(server)
 
     def server_lost(self, server: ServerSession, entries: tuple[Entry, ...], cause: str) -> None:
         """Take note that the server is gone; what the client is told is decided by the retry table."""
         if self.server is server:
             self.server = None
+            self.resume_reading()
             recovery.server_lost(self, server, entries, cause)
 
     # What the walk of replies tells
@@ -491,6 +508,7 @@ class ClientSession(Session, eq=False):
         if server is None:
             return
         server.client = None
+        server.resume_reading()
         if server.fifo or server.status != IDLE_STATUS or self.skip or self.is_batch_open:
             server.abort("its client went away in the midst of a request")
         else:

@@ -69,6 +69,7 @@ class ClusterRoom:
         self.state.on_lost.append(self._on_lost)
         self.state.on_given_up.append(self._on_given_up)
         self.state.on_state.append(self._on_state)
+        self._watching: asyncio.Task[None] | None = None
         self._is_monitored = bool(settings.monitor_user)
 
     def reload(self, whole: PostgresSettings) -> None:
@@ -78,9 +79,15 @@ class ClusterRoom:
     def start(self) -> None:
         """Begin to look at the nodes; a cluster that nobody may look at is taken as configured."""
         if self._is_monitored:
-            self.gateway.server.spawn(self.monitor.run())
+            self._watching = self.gateway.server.spawn(self.monitor.run())
         else:
             self.state.assume(self.state.nodes[0])
+
+    async def stop(self) -> None:
+        """Look no more."""
+        if self._watching is not None:
+            self._watching.cancel()
+            await asyncio.wait((self._watching,))
 
     # What the pools ask
 

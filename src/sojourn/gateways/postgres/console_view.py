@@ -205,7 +205,7 @@ class EngineView:
         Raises: ConfigError, then nothing is changed.
         """
         self._gateway.server.reload()
-        if self._gateway.is_worker:
+        if self._gateway.link is not None:
             os.kill(os.getppid(), signal.SIGHUP)  # the other workers read it too
 
     async def switchover(self, cluster: str, node: str | None) -> str:
@@ -218,7 +218,7 @@ class EngineView:
             raise Refusal(
                 SQLSTATE.UNDEFINED_OBJECT, f'there is no cluster "{cluster}"', hint="See SHOW CLUSTERS."
             )
-        return await room.switchover(node)
+        return (await room.switchover(node)).name
 
     async def audit(self, database: str | None) -> Sequence[incident_rows.AuditRow]:
         """Compare what is known of sessions with what their servers say; return the differences."""

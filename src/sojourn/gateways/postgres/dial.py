@@ -15,7 +15,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 
 from sojourn.core.tls import client_context
-from sojourn.errors import BackendUnavailable, ConnectionLost, ProtocolError, SojournError
+from sojourn.errors import BackendUnavailable, ConnectionLost, LimitExceeded, ProtocolError, SojournError
 from sojourn.gateways.postgres import wire
 from sojourn.gateways.postgres.auth import Credentials
 from sojourn.gateways.postgres.messages import Backend, Refusal
@@ -147,5 +147,16 @@ def refused(backend: str, fields: Mapping[str, str]) -> SojournError:
     return BackendUnavailable(backend, 0.0, f"{sqlstate} {message}")
 
 
-FAILURES = (OSError, ssl.SSLError, ConnectionLost, BackendUnavailable, ProtocolError, TimeoutError)
+def in_words(error: BaseException) -> str:
+    """Return for the log why a node could not be used; texts of unknown errors may hold anything."""
+    if isinstance(error, ssl.SSLError):
+        why = getattr(error, "verify_message", "")
+        reason = (error.reason or "TLS failed").lower().replace("_", " ")
+        return f"{reason}: {why}" if why else reason
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return str(error) if isinstance(error, SojournError) else type(error).__name__
+
+
+FAILURES = (OSError, ssl.SSLError, ConnectionLost, BackendUnavailable, LimitExceeded, ProtocolError, TimeoutError)
 """What may go wrong with a node that is no fault of ours."""

@@ -10,6 +10,7 @@ import asyncio
 import itertools
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from time import monotonic
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -24,7 +25,7 @@ from sojourn.core.table import Mode
 from sojourn.errors import BackendUnavailable, LimitExceeded, ProtocolError
 from sojourn.gateways.postgres import cancel, dial, login, wire
 from sojourn.gateways.postgres.access import Access
-from sojourn.gateways.postgres.auth import Credentials
+from sojourn.gateways.postgres.auth import SHARED_KEYS, Credentials
 from sojourn.gateways.postgres.client_deadlines import ClientDeadlines
 from sojourn.gateways.postgres.client_session import ClientSession, ClientState
 from sojourn.gateways.postgres.client_routing import RoutingPolicy
@@ -51,6 +52,7 @@ if TYPE_CHECKING:
     from sojourn.gateways.postgres.retry import Decision
     from sojourn.gateways.postgres.secret_source import SecretSource
     from sojourn.gateways.postgres.server_session import ServerSession
+    from sojourn.gateways.postgres.worker_link import WorkerLink
 
 CLUSTER_MOVED = EventKind("postgres.cluster", ("cluster", "old", "new", "why"), level="warning")
 """A cluster's incident machine moved: normal, suspect, buffering, switching, draining, given up."""
@@ -65,6 +67,8 @@ SESSION_MOVED = EventKind("postgres.session_lost_server", ("situation", "reason"
 """A client's server is gone; the situation is the row of the retry table that decided."""
 
 SWEEP_S = 0.5
+SERVERS_CLOSE_S = 1.0
+"""How long servers have at the end to take our goodbye before their connections are cut."""
 TRACED_BYTES = 200
 """Part of a logged statement that the flight recorder shows, masked."""
 REFUSED_ALOUD_COUNT = 100
@@ -76,6 +80,7 @@ class PostgresGateway(Gateway):
 
     Args:
         settings: ``[postgres]``, without problems.
+        link: to the other workers that share the listeners; None: there are none.
     """
 
     name: ClassVar[str] = "postgres"
@@ -85,11 +90,12 @@ class PostgresGateway(Gateway):
     first_mode = Mode.SINGLE
     config: PostgresSettings
 
-    def __init__(self, settings: PostgresSettings, *, worker_index: int = 0) -> None:
+    def __init__(self, settings: PostgresSettings, *, link: WorkerLink | None = None) -> None:
+        self.link = link
         self.settings = self.config = settings
         self.limits = core_limits(settings)
         self.statements = StatementTable()
-        self.cancel_keys = cancel.CancelKeys(worker_index)
+        self.cancel_keys = cancel.CancelKeys(0 if link is None else link.place.index)
         self.losses: Counter[str] = Counter()
         self.pools: dict[tuple[str, str], Pool] = {}
         self.rooms: dict[str, ClusterRoom] = {}
@@ -98,11 +104,12 @@ class PostgresGateway(Gateway):
         """Databases that take no new clients."""
         self.paused: set[str] = set()
         """Databases whose pools lend no servers, also those pools that are yet to come; ``*`` is all of them."""
-        self.is_worker = False
         self.door = ConsoleDoor(self)
         self.access = Access(settings, {}, None, IdentMaps({}), None)
         self._numbers = itertools.count(1)
         self._by_pid: dict[int, ServerSession] = {}
+        self._servers: set[ServerSession] = set()
+        self._nobody_left: asyncio.Event | None = None
         self._deadlines = ClientDeadlines()
         self._of_peer: Counter[str] = Counter()
 
@@ -116,15 +123,28 @@ class PostgresGateway(Gateway):
         self.access = Access.read(self.settings)
         for cluster in self.settings.clusters:
             self.rooms[cluster.name] = ClusterRoom(self, cluster, self.settings)
+        if self.link is not None:
+            SHARED_KEYS.share(self.link.place.process_key)
+            await self.link.start(self)
         for room in self.rooms.values():
             room.start()
         server.spawn(self._sweep())
 
     async def stop(self) -> None:
-        """Close every server connection."""
-        for pool in tuple(self.all_pools()):
-            for server in pool.servers():
-                server.close("the gateway stops")
+        """Close every server connection; return when they are closed."""
+        if self.link is not None:
+            await self.link.stop()
+        for room in self.rooms.values():
+            await room.stop()
+        self._nobody_left = asyncio.Event()
+        for server in tuple(self._servers):
+            server.close("the gateway stops")
+        if self._servers:
+            with suppress(TimeoutError):  # TLS says goodbye in both directions
+                async with asyncio.timeout(SERVERS_CLOSE_S):
+                    await self._nobody_left.wait()
+        for server in tuple(self._servers):
+            server.abort("the gateway stops")
 
     def reload(self, config: PostgresSettings) -> None:
         """Swap the settings: clients that are there keep theirs, pools take the new sizes and timeouts."""
@@ -156,6 +176,9 @@ class PostgresGateway(Gateway):
         sessions = self.server.managers[self.name].sessions()
         clients = (one for one in sessions if isinstance(one, ClientSession))
         for client, refusal in self._deadlines.overdue(clients, self.settings.timeouts, now):
+            if client.server is not None and client.server.fifo:
+                # Without it the server would go on until it has something to say.
+                self.server.spawn(cancel.abandon(client.server, timeout_s=self.settings.timeouts.cancel_wait_timeout_s))
             client.refuse(refusal)
 
     # Connections of clients
@@ -330,11 +353,28 @@ class PostgresGateway(Gateway):
         """Say whether the limits of database and user allow one more server."""
         settings = self.settings.pool
         limit = pool.database.max_connections_count or settings.max_database_connections_count
-        if limit and self._count(lambda one: one.database is pool.database) >= limit:
+        if limit and self._count(lambda one: one.name == pool.name) >= limit:
             return False
         known = next((one for one in self.settings.users if one.name == pool.user), None)
         limit = (known.max_connections_count if known else 0) or settings.max_user_connections_count
         return not (limit and self._count(lambda one: one.user == pool.user) >= limit)
+
+    def make_room_for(self, pool: Pool) -> None:
+        """Close the server that another pool needs least, where the limits of database or user keep this one out."""
+        others = [one for one in self.pools.values() if one is not pool and (one.name == pool.name or one.user == pool.user)]
+        free = [
+            (server.used, place, server)
+            for one in others
+            for place in one.places.values()
+            if not place.waiting
+            for servers in place.idle.values()
+            for server in servers
+        ]
+        if any(server.closing for one in others for server in one.servers()) or not free:
+            return
+        _, place, server = min(free, key=lambda one: one[0])
+        place.drop_idle(server)
+        server.close("room for another pool")
 
     def _count(self, chooses: Callable[[Pool], bool]) -> int:
         return sum(
@@ -364,6 +404,7 @@ class PostgresGateway(Gateway):
     def server_opened(self, server: ServerSession) -> None:
         """Take note of a new server connection."""
         self._by_pid[server.pid] = server
+        self._servers.add(server)
         self.server.events.emit(SERVER_OPENED, None, server.pool.name, server.node.name, server.pid)
         server.pool.room.answered(server.node)
 
@@ -371,6 +412,14 @@ class PostgresGateway(Gateway):
         """Take note of the end of a server connection."""
         if self._by_pid.get(server.pid) is server:
             del self._by_pid[server.pid]
+        self._servers.discard(server)
+        if self._nobody_left is not None:
+            if not self._servers:
+                self._nobody_left.set()
+            return
+        for pool in tuple(self.pools.values()):
+            if pool is not server.pool:
+                pool.room_was_made()
         self.server.events.emit(SERVER_CLOSED, None, server.pool.name, server.node.name, server.pid, cause)
 
     def server_failed(self, server: ServerSession, error: Exception) -> None:
@@ -385,7 +434,7 @@ class PostgresGateway(Gateway):
 
     def connect_failed(self, pool: Pool, node: Node, error: BaseException) -> None:
         """Tell that a connection could not be opened."""
-        text = str(error) if isinstance(error, (Refusal, BackendUnavailable)) else type(error).__name__
+        text = dial.in_words(error)
         if isinstance(error, Refusal) and error.sqlstate[:2] == "28":
             self.access.forget(pool.user)  # its secret has changed, perhaps
         self.server.events.emit(CONNECT_FAILED, None, pool.name, node.name, text)
@@ -451,10 +500,13 @@ class PostgresGateway(Gateway):
             transferred_bytes=0,
         )
 
-    async def cancel(self, pid: int, key: bytes) -> None:
+    async def cancel(self, pid: int, key: bytes, *, is_passed_on: bool = False) -> None:
         """Carry out a cancel request, here or at the worker that gave the key."""
         client = self.cancel_keys.find(pid, key)
-        if client is not None and not self.door.cancel(client):
+        if client is None:
+            if self.link is not None and not is_passed_on:
+                await self.link.pass_on(self.cancel_keys.worker_of(key), pid, key)
+        elif not self.door.cancel(client):
             await cancel.cancel(client, timeout_s=self.settings.timeouts.cancel_wait_timeout_s)
 
     # What the operator sees

@@ -193,8 +193,9 @@ async def _startup(
             case GSSENCRequest():
                 decline(talk)
             case CancelRequest(pid=pid, key=key):
-                talk.close()
-                await gateway.cancel(pid, key)
+                # As at a server the end of the connection says that it is done; whoever does not wait for that still
+                # has its statement cancelled.
+                await asyncio.shield(gateway.server.spawn(gateway.cancel(pid, key)))
                 session.finish(reason=Reason.FINISHED)
                 return None
             case StartupMessage():

@@ -126,6 +126,8 @@ class Pool:
         self.closed_busy_s = self.closed_xact_s = self.wait_s = 0.0
         self.size, self.reserve, self.minimum = gateway.sizes(database, user)
         self._settings = settings
+        self._checks: dict[ServerSession, float] = {}
+        """Free servers that are tried at the moment, and since when."""
         self.report: Reported | None = None
         self._reports: WeakKeyDictionary[Vector, Reported] = WeakKeyDictionary()
         self.on_lost: Callable[[], None] | None = None
@@ -160,11 +162,18 @@ class Pool:
                     place = self.primary
                     if self.room.is_given_up:
                         raise Refusal(SQLSTATE.CANNOT_CONNECT_NOW, "no primary server is available")
-                    if place is None or self.is_paused or monotonic() < place.retry_at:
+                    # A server that said no is asked again by every login: the database may have been made meanwhile.
+                    is_down = place is None or (
+                        monotonic() < place.retry_at and not isinstance(place.last_error, Refusal)
+                    )
+                    if place is None or is_down or self.is_paused:
                         await asyncio.sleep(_LOOK_S)
                         continue
                     if place.servers or place.connecting:
+                        failures = place.failures
                         await asyncio.sleep(_SOON_S)
+                        if place.failures != failures and isinstance(place.last_error, Refusal):
+                            raise Refusal(place.last_error.sqlstate, place.last_error.message)
                         continue
                     place.connecting += 1
                     await self._open(place)
@@ -195,7 +204,11 @@ class Pool:
                 found = place.any_idle()
                 if found is not None:
                     self._lend(found, client)
-                    return found if self.fit(found, client) else None
+                    if not self.fit(found, client):
+                        return None
+                    if found.reported is not client.reported:
+                        client.sees(found.reported)
+                    return found
         self._queue(place, client)
         return None
 
@@ -315,6 +328,8 @@ class Pool:
     def _queue(self, place: Place | None, client: ClientSession) -> None:
         queue = self.homeless if place is None else place.waiting
         limit = self._settings.queue_limit_count
+        if place is None:
+            limit = min(limit, self.gateway.settings.failover.buffered_clients_count)
         if len(queue) >= limit:
             error = LimitExceeded("clients waiting for a server", len(queue) + 1, limit)
             client.refuse(Refusal(SQLSTATE.TOO_MANY_CONNECTIONS, str(error)))
@@ -463,6 +478,14 @@ class Pool:
                 asking = place.waiting[place.connecting]
             place.connecting += 1
             self.gateway.server.spawn(self._open(place, asking))
+        if place.waiting and not place.connecting and not self.gateway.has_room_for(self):
+            self.gateway.make_room_for(self)
+
+    def room_was_made(self) -> None:
+        """Take note that another pool has one server less."""
+        for place in self.places.values():
+            if place.waiting:
+                self.grow(place)
 
     def _missing(self, place: Place) -> int:
         return max(0, self.minimum - len(place.servers))
@@ -601,6 +624,9 @@ class Pool:
                         hint="Nothing of this request was executed; raise pool.size_count or try again.",
                     ),
                 )
+        for server, since in tuple(self._checks.items()):
+            if now - since > settings.server_connect_timeout_s:
+                server.abort("it did not answer the check")
         for place in self.places.values():
             for servers in tuple(place.idle.values()):
                 for server in tuple(servers):
@@ -616,6 +642,8 @@ class Pool:
             why = "server_lifetime_s"
         elif settings.server_idle_timeout_s and now - server.used > settings.server_idle_timeout_s and is_spare:
             why = "server_idle_timeout_s"
+        elif len(place.servers) > self.size + self.reserve:
+            why = "more than the pool's size"
         if why:
             place.drop_idle(server)
             server.close(why)
@@ -623,10 +651,15 @@ class Pool:
             place.drop_idle(server)
 
             def checked(hidden: Hidden) -> None:
-                if server.state != "closed" and hidden.error is None:
+                self._checks.pop(server, None)
+                if server.state == "closed":
+                    return
+                if hidden.error is None:
                     self.give_back(server)
+                else:
+                    server.close("it did not pass the check")
 
-            server.used = now
+            server.used = self._checks[server] = now
             server.run(b"", Hidden(checked))
 
     # What operators order

@@ -65,7 +65,9 @@ def server_lost(
         return
     client.note(f"the server {server.node.name} (pid {server.pid}) is lost: {cause}")
     own = tuple(one for one in entries if not isinstance(one, Hidden))
-    if client.holds & _HOLDS_PLACE:
+    if client.holding.needs_snapshot and client.status != _IDLE:
+        client.holding.needs_snapshot = False  # the transaction takes with it what was to be asked
+    if client.holds & _HOLDS_PLACE or client.holding.needs_snapshot:
         client.needs_restore = True
     if not gateway.settings.failover.is_enabled:
         client.refuse(Refusal(SQLSTATE.CONNECTION_FAILURE, "the database server was lost"))

@@ -188,7 +188,12 @@ def _walk(server: ServerSession, data: bytes) -> None:
     if start < stop:
         out.append(data[start:stop])
     _flush(server, out)
-    choose_table(server)
+    if server.fifo:
+        choose_table(server)
+    else:
+        # What comes next is a plain request as a rule, which chooses no table; without one every chunk comes here.
+        client = server.client
+        server.table = TAGS if client is not None and client.follows_tags else QUIET
 
 
 def _flush(server: ServerSession, out: list[bytes]) -> None:
@@ -398,6 +403,11 @@ def _copy_in_begins(server: ServerSession) -> None:
         if type(head) is bytes and head[0] != Frontend.QUERY:
             # A plain request P B E S: its Sync is gone, what is left is to be followed one by one.
             fifo[0] = client.expect_execute(head)
+        for index, one in enumerate(fifo):
+            if type(one) is Expect and one.kind == Frontend.COPY_DONE:
+                server.copy_in = False  # the data and its end were sent ahead
+                del fifo[index]
+                break
         return
     kept = []
     is_before_end = True
@@ -422,6 +432,8 @@ def _ready(server: ServerSession, status: int) -> None:
     if not fifo:
         return
     head = fifo.popleft()
+    while fifo and type(fifo[0]) is Expect and fifo[0].kind == Frontend.COPY_DONE:
+        fifo.popleft()  # the end of a COPY that has failed, or was none
     choose_table(server)
     if type(head) is Hidden:
         head.end()

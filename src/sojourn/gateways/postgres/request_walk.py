@@ -42,6 +42,8 @@ NAME_LIMIT_BYTES = 8_192
 _KINDS = frozenset(b"QPBDECSHdcfFXp")
 _NEED_SERVER = frozenset(b"QPBDECSHF")
 _OF_EXTENDED = frozenset(b"PBDEC")
+_NAMING = (b"prepare", b"execute", b"deallocate")
+"""Commands of SQL that name a prepared statement."""
 _HAVE_STRINGS = frozenset(b"QPBDEC")
 _FAILING = wire.describe_portal(b"sojourn: refused")
 """Fails wherever it is sent: no client has a portal of that name."""
@@ -310,7 +312,7 @@ class _Walk:
         first = _FIRST_WORDS.match(text)
         if first is not None:
             word = first[1].lower()
-            if word in (b"prepare", b"execute", b"deallocate"):
+            if word in _NAMING:
                 self._sql_statement(server, text)
             elif word in (b"begin", b"start"):
                 beginnings.opens(client, self.data[self.pos : end], text)
@@ -338,11 +340,11 @@ class _Walk:
 
     def _own(self, server: ServerSession, name: bytes, statement: Statement | None) -> None:
         """Let ``name`` on this server be exactly what it is to the client: ``statement``, or nothing."""
-        there = server.prepared.get(name)
+        there = self._there(server, name)
         if there is statement:
             return
         if there is not None:
-            del server.prepared[name]
+            server.prepared.pop(name, None)
             self._insert(
                 about_statement(Frontend.CLOSE, name), Expect(Frontend.CLOSE, DROP, name=name, statement=there)
             )
@@ -380,6 +382,10 @@ class _Walk:
         client = self.client
         whole = end <= len(self.data)
         if not name:
+            if whole and (first := _FIRST_WORDS.match(body)) and first[1].lower() in _NAMING:
+                statement_name = _statement_name(body[: body.index(0)])
+                if statement_name:
+                    self._own(server, statement_name, self._find(server, statement_name))
             server.fifo.append(Expect(Frontend.PARSE, text=client.unnamed or b""))
             client.unnamed = server.unnamed = self.data[self.pos : end] if whole else None
             return
@@ -404,15 +410,14 @@ class _Walk:
             server.fifo.append(Expect(Frontend.PARSE, name=name))
             return
         statement = client.gateway.statements.intern(body)  # type: ignore[attr-defined]  # our gateway
-        there = server.prepared.get(name)
-        if there is statement:
+        if server.prepared.get(name) is statement:
             self._answer(end, Expect(Frontend.PARSE, SYNTHETIC, data=wire.parse_complete(), name=name, statement=statement))
             return
         self._make_room(server)
-        if there is None:
+        if self._there(server, name) is None:
             server.fifo.append(Expect(Frontend.PARSE, FORWARD, name=name, text=name, statement=statement))
             return
-        if server.prepared.get(statement.alias) is statement:
+        if self._there(server, statement.alias) is statement:
             self._answer(end, Expect(Frontend.PARSE, SYNTHETIC, data=wire.parse_complete(), name=name, statement=statement))
             return
         self._replace(end, statement.parse(statement.alias))
@@ -464,7 +469,7 @@ class _Walk:
                 if type(one) is Expect and one.kind == Frontend.PARSE and one.statement is statement:
                     return one.text
             self._make_room(server)
-            chosen = name if name not in prepared else statement.alias
+            chosen = name if self._there(server, name) is None else statement.alias
             self._insert(
                 statement.parse(chosen),
                 Expect(Frontend.PARSE, DROP, name=name, text=chosen, statement=statement),
@@ -473,6 +478,16 @@ class _Walk:
         if len(prepared) * 2 > self.client.config.pool.max_prepared_statements_count:
             prepared[chosen] = prepared.pop(chosen)  # the least recently used comes first
         return chosen
+
+    def _there(self, server: ServerSession, name: bytes) -> Statement | None:
+        """Return what a name means to the server once it has answered what is under way."""
+        for one in reversed(server.fifo):
+            if type(one) is Expect and one.action != SYNTHETIC:
+                if one.kind == Frontend.PARSE and one.text == name and one.statement is not None:
+                    return one.statement
+                if one.kind == Frontend.CLOSE and one.name == name:
+                    return None
+        return server.prepared.get(name)
 
     def _find(self, server: ServerSession, name: bytes) -> Statement | None:
         """Return what a name means to the client, also while its Parse is under way."""

@@ -142,6 +142,11 @@ class KeyCache:
     def __len__(self) -> int:
         return len(self._keys)
 
+    def share(self, process_key: bytes) -> None:
+        """Go on with a key that other workers have too; what was kept is forgotten."""
+        self._process_key = process_key
+        self._keys.clear()
+
     def find(self, password: bytes, salt: bytes, iterations: int) -> ScramKeys | None:
         """Return the keys if they are known."""
         place = self._place(password, salt, iterations)

@@ -191,7 +191,7 @@ class PoolSettings(Settings, frozen=True):
         float, Meta(ge=0, description="A server unused for longer is tried before a client gets it.")
     ] = 30.0
     max_prepared_statements_count: Annotated[
-        Count, Meta(description="Prepared statements on one server; the least used gives way. 0 = none kept.")
+        Count, Meta(description="Prepared statements on one server; the least used gives way. 0 = no limit.")
     ] = 200
     max_prepared_statements_per_client_count: Annotated[
         int, Meta(ge=1, description="Prepared statements that one client may hold.")

@@ -90,6 +90,7 @@ class ServerSession(asyncio.Protocol):
         "fifo",
         "generation",
         "home",
+        "is_full",
         "is_paused",
         "kept",
         "key",
@@ -146,7 +147,7 @@ class ServerSession(asyncio.Protocol):
         self.fatal: dict[str, str] | None = None
         self.repeat: bytes | None = None
         self.sent = 0
-        self.is_paused = False
+        self.is_full = self.is_paused = False
         self.generation = pool.generation
         self.opened = self.used = monotonic()
         self.began = self.attached = 0.0
@@ -239,11 +240,13 @@ class ServerSession(asyncio.Protocol):
 
     def pause_writing(self) -> None:
         """Let the client wait: the server takes no more at the moment."""
+        self.is_full = True
         if self.client is not None:
             self.client.pause_reading()
 
     def resume_writing(self) -> None:
         """Let the client go on."""
+        self.is_full = False
         if self.client is not None:
             self.client.resume_reading()
 

@@ -1,0 +1,129 @@
+"""The demo's database: a primary, its replica, and the role and table that its customers use.
+
+Made-up data under generated passwords, in memory-like servers that are gone with the demo. Knows nothing of the
+customers, nor of what is shown.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from typing import Final
+
+import asyncpg
+
+from sojourn.core.secret import Secret
+from sojourn.core.settings import ListenerSettings
+from sojourn.embedded.postgres import PostgresServer
+from sojourn.gateways.postgres.config import (
+    AuthSettings,
+    Cluster,
+    Database,
+    NodeSettings,
+    PoolSettings,
+    PostgresSettings,
+    User,
+)
+
+APP: Final = "app"
+SHOP: Final = "shop"
+TRANSACTION: Final = "transaction"
+SESSION: Final = "session"
+POOLS: Final = {TRANSACTION: SHOP, SESSION: "shop_session"}
+"""Pool mode and the name under which customers get it; behind both is the same database."""
+
+_MONITOR: Final = "monitor"
+_TABLE: Final = "CREATE TABLE sale (customer text, number int, part int, at timestamptz DEFAULT now())"
+
+
+class DatabasePair:
+    """A primary with a synchronous replica, until the primary is killed.
+
+    Life: started and stopped by the demo. Always true: what was committed is on both, so that nothing may be missing
+    when the replica takes over.
+    """
+
+    def __init__(self) -> None:
+        self.password = secrets.token_urlsafe(12)
+        self._monitor_password = secrets.token_urlsafe(12)
+        self._primary = PostgresServer(port=0, settings={"max_connections": "100"})
+        self._replica: PostgresServer | None = None
+
+    async def start(self) -> None:
+        """Start both and fill them.
+
+        Raises: BackendUnavailable or ConfigError where there is no PostgreSQL.
+        """
+        await self._primary.start()
+        owner = await asyncpg.connect(self._primary.dsn())
+        try:
+            await owner.execute(f"CREATE ROLE {APP} LOGIN PASSWORD '{self.password}'")
+            await owner.execute(
+                f"CREATE ROLE {_MONITOR} LOGIN PASSWORD '{self._monitor_password}' IN ROLE pg_monitor"
+            )
+            await owner.execute(f"CREATE DATABASE {SHOP} OWNER {APP}")
+            self._replica = await self._primary.replica(port=0)
+            # From here on a COMMIT is answered when the replica has it.
+            await owner.execute("ALTER SYSTEM SET synchronous_standby_names = '*'")
+            await owner.execute("SELECT pg_reload_conf()")
+        finally:
+            await owner.close()
+        app = await asyncpg.connect(
+            host=self._primary.host, port=self._primary.port, user=APP, password=self.password, database=SHOP
+        )
+        try:
+            await app.execute(_TABLE)
+        finally:
+            await app.close()
+
+    async def stop(self) -> None:
+        """Stop what runs; the files go with it."""
+        servers = (self._primary, *([] if self._replica is None else [self._replica]))
+        await asyncio.gather(*(server.stop() for server in servers))
+
+    async def kill_primary(self) -> None:
+        """Kill the primary as a power cut would."""
+        await self._primary.crash()
+
+    async def promote_replica(self) -> None:
+        """Make the replica the primary."""
+        assert self._replica is not None  # noqa: S101 - started
+        await self._replica.promote()
+
+    async def sales(self) -> list[tuple[str, int, int]]:
+        """Return what the server that is there now knows of sales: customer, number and how many rows each has."""
+        assert self._replica is not None  # noqa: S101 - started
+        connection = await asyncpg.connect(
+            host=self._replica.host, port=self._replica.port, user=APP, password=self.password, database=SHOP
+        )
+        try:
+            rows = await connection.fetch("SELECT customer, number, count(*) FROM sale GROUP BY 1, 2")
+        finally:
+            await connection.close()
+        return [(customer, number, count) for customer, number, count in rows]
+
+    def settings(self, address: str) -> PostgresSettings:
+        """Return the table ``[postgres]`` of the demo, listening on ``address``."""
+        assert self._replica is not None  # noqa: S101 - started
+        nodes = (("db-1", self._primary), ("db-2", self._replica))
+        return PostgresSettings(
+            listeners=(ListenerSettings(address=address),),
+            clusters=(
+                Cluster(
+                    name="main",
+                    nodes=tuple(
+                        NodeSettings(name=name, address=f"{server.host}:{server.port}")
+                        for name, server in nodes
+                    ),
+                    monitor_user=_MONITOR,
+                    monitor_password=Secret(self._monitor_password),
+                ),
+            ),
+            databases=tuple(
+                Database(name=name, cluster="main", dbname=SHOP, pool_mode=mode)
+                for mode, name in POOLS.items()
+            ),
+            users=(User(name=APP, password=Secret(self.password)),),
+            auth=AuthSettings(method="scram-sha-256"),
+            pool=PoolSettings(size_count=12),
+        )
