@@ -14,7 +14,7 @@ import threading
 import uuid
 
 import pytest
-from postgres_lab import DIRECT, OURS, running_lab
+from postgres_lab import DIRECT, OURS, SESSION, running_lab
 
 pytest.importorskip("psycopg")
 
@@ -137,7 +137,6 @@ def prepared(target):
             seen.append(connection.execute("SELECT name FROM item WHERE id = %s", (number,)).fetchall())
             seen.append(connection.execute("SELECT %s::int + 1", (number,)).fetchone())
             crowd(target)
-        seen.append(connection.execute("SELECT count(*) FROM pg_prepared_statements").fetchone())
         connection.execute("DEALLOCATE ALL")
         seen.append(connection.execute("SELECT name FROM item WHERE id = 5", prepare=True).fetchall())
         connection.prepared_max = 2
@@ -445,6 +444,15 @@ def test_many_asynchronous_clients_see_the_same_as_without_us(lab, way):
     """Each gets its own answers only; cancelling a task cancels its statement and keeps its connection."""
     expected = asyncio.run(_concurrently(lab.target(DIRECT)))
     assert asyncio.run(_concurrently(lab.target(way))) == expected
+
+
+@pytest.mark.parametrize("way", [DIRECT, SESSION])
+def test_in_session_mode_the_catalog_lists_the_client_s_own_statements(lab, way):
+    """In transaction mode pg_prepared_statements lists what the server holds for all its clients; here only ours."""
+    with connected(lab.target(way), autocommit=True, prepare_threshold=0) as connection:
+        connection.execute("SELECT %s::int + 1", (1,))
+        rows = connection.execute("SELECT statement FROM pg_prepared_statements", prepare=False).fetchall()
+    assert rows == [("SELECT $1::int + 1",)]
 
 
 def test_a_server_is_shared_in_transaction_mode(lab):

@@ -34,13 +34,13 @@ class Gateway:
         self.daemon = daemon
         self.port = port
 
-    def connect(self) -> psycopg.Connection:
+    def connect(self, database: str = DATABASE) -> psycopg.Connection:
         return psycopg.connect(
             host="127.0.0.1",
             port=self.port,
             user=USER,
             password=PASSWORD,
-            dbname=DATABASE,
+            dbname=database,
             sslmode="disable",
             connect_timeout=int(WITHIN_S),
             autocommit=True,
@@ -92,6 +92,25 @@ def test_a_cancel_request_finds_its_statement_from_any_worker(gateway: Gateway) 
                 with contextlib.suppress(TimeoutError):
                     sleeping.result(0.2)
         assert {one.result() for one in asleep} == {"cancelled"}
+
+
+def test_pause_at_one_console_holds_the_clients_of_every_worker(lab: Lab, gateway: Gateway) -> None:
+    """PgBouncer usage, PAUSE: when it returns, the server has no connection left of any worker; RESUME ends it."""
+    count = f"SELECT count(*) FROM pg_stat_activity WHERE datname = '{DATABASE}' AND pid <> pg_backend_pid()"
+    with ThreadPoolExecutor(CLIENTS_COUNT) as threads, contextlib.ExitStack() as stack:
+        clients = [stack.enter_context(gateway.connect()) for _ in range(CLIENTS_COUNT)]
+        for client in clients:
+            client.execute("SELECT 1")
+        assert int(lab.direct.value(count)) > 1
+        operator = stack.enter_context(gateway.connect("sojourn"))
+        operator.execute("PAUSE")
+        assert int(lab.direct.value(count)) == 0
+        held = [threads.submit(client.execute, "SELECT 1") for client in clients]
+        assert not any(one.done() for one in held)
+        operator.execute("RESUME")
+        assert sum(one.result(WITHIN_S).rowcount for one in held) == CLIENTS_COUNT
+        with pytest.raises(psycopg.errors.FeatureNotSupported):
+            operator.execute("SHUTDOWN WAIT_FOR_CLIENTS")
 
 
 def test_a_worker_that_is_killed_is_replaced_and_the_others_serve_on(gateway: Gateway) -> None:

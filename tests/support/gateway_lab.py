@@ -124,7 +124,7 @@ async def gateway_lab(
             "console": ConsoleSettings(admin_users=(USER,), stats_users=("viewer",)),
         }
         whole = PostgresSettings(**values | dict(settings or {}))
-        gateway = PostgresGateway(whole)
+        gateway = PostgresGateway(whole, link=link)
         server = Server()
         server.add(gateway, whole.listeners)
         bugs: list[str] = []

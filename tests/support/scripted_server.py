@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 
+from sojourn.errors import WireError
 from sojourn.gateways.postgres import wire
 from sojourn.gateways.postgres.messages import Frontend
 
@@ -54,6 +55,8 @@ class ScriptedServer:
 
     def answer(self, data: bytes) -> bytes:
         """Take bytes of the client and return what is sent back by now."""
+        if self.is_closed:
+            return b""
         messages, self._rest = wire.split(self._rest + data)
         sent: list[bytes] = []
         for kind, body in messages:
@@ -87,6 +90,9 @@ class ScriptedServer:
                 self._extended(kind, body)
         except SqlError as error:
             self._fail(error, is_simple=kind == Frontend.QUERY)
+            return True
+        except (WireError, IndexError, ValueError):
+            self._fail(SqlError("08P01", "invalid message format"), is_simple=kind == Frontend.QUERY)
             return True
         return kind == Frontend.QUERY or bool(self._copy)
 
@@ -135,7 +141,7 @@ class ScriptedServer:
                 raise SqlError("42601", "syntax error")
             self._allow(text)
             if name and name in self.prepared:
-                raise SqlError("42P05", f'prepared statement "{name.decode()}" already exists')
+                raise SqlError("42P05", f'prepared statement "{name.decode(errors="replace")}" already exists')
             self.prepared[name] = text
             self._out.append(wire.parse_complete())
         elif kind == Frontend.BIND:
@@ -145,7 +151,7 @@ class ScriptedServer:
         elif kind == Frontend.EXECUTE:
             portal = body[: body.index(0)]
             if portal not in self.portals:
-                raise SqlError("34000", f'portal "{portal.decode()}" does not exist')
+                raise SqlError("34000", f'portal "{portal.decode(errors="replace")}" does not exist')
             text, values, place = self.portals[portal]
             limit = int.from_bytes(body[-4:], "big")
             self._run(text, values, limit=limit, place=place, portal=portal)
@@ -171,9 +177,11 @@ class ScriptedServer:
 
     def _describe(self, body: bytes) -> None:
         name = body[1:-1]
+        if body[:1] not in (b"S", b"P"):
+            raise SqlError("08P01", "invalid DESCRIBE message subtype")
         known = self.prepared if body[:1] == b"S" else self.portals
         if name not in known:
-            raise SqlError("26000" if body[:1] == b"S" else "34000", f'"{name.decode()}" does not exist')
+            raise SqlError("26000" if body[:1] == b"S" else "34000", f'"{name.decode(errors="replace")}" does not exist')
         text = self.prepared[name] if body[:1] == b"S" else self.portals[name][0]
         if body[:1] == b"S":
             self._out.append(wire.parameter_description(()))
@@ -213,23 +221,24 @@ class ScriptedServer:
             case b"set" | b"SET":
                 tag = self._set(text)
             case b"reset" | b"RESET":
-                self.settings.pop(rest.strip(b'"'), None)
+                self._assign(rest.strip(b'"'), b"")
                 tag = b"RESET"
             case b"discard" | b"DISCARD":
-                self.settings.clear()
+                for name in tuple(self.settings):
+                    self._assign(name, b"")
                 self.prepared.clear()
                 tag = b"DISCARD ALL"
             case b"deallocate":
                 if self.prepared.pop(rest, None) is None:
-                    raise SqlError("26000", f'prepared statement "{rest.decode()}" does not exist')
+                    raise SqlError("26000", f'prepared statement "{rest.decode(errors="replace")}" does not exist')
                 tag = b"DEALLOCATE"
             case b"fail":
                 raise SqlError("42601", "it fails")
             case b"notice":
-                out.append(wire.notice_response("01000", rest.decode()))
+                out.append(wire.notice_response("01000", rest.decode(errors="replace")))
                 tag = b"DO" if rest == b"do" else b"INSERT 0 1"
             case b"notify":
-                out.append(wire.notification_response(77, "channel", rest.decode()))
+                out.append(wire.notification_response(77, "channel", rest.decode(errors="replace")))
                 tag = b"INSERT 0 1"
             case b"copy":
                 self._begin_copy(rest, is_simple=portal is None)
@@ -239,7 +248,7 @@ class ScriptedServer:
                 return
             case _:
                 for name, value in _SET_CONFIG.findall(text):
-                    self.settings[name] = value
+                    self._assign(name, value)
                 if describes:
                     out.append(wire.row_description(["text"]))
                 out.append(wire.data_row([text, *values, repr(sorted(self._in_force().items())).encode()]))
@@ -255,8 +264,8 @@ class ScriptedServer:
             raise SqlError("42601", "what is set?")
         is_local, name, value = match.groups()
         (self._local if is_local else self.settings)[name] = value
-        if name.decode() in REPORTED:
-            self._out.append(wire.parameter_status(name.decode(), value.decode()))
+        if name.decode(errors="replace") in REPORTED:
+            self._out.append(wire.parameter_status(name.decode(errors="replace"), value.decode(errors="replace")))
         return b"SET"
 
     def _end_transaction(self, *, is_kept: bool) -> None:

@@ -17,6 +17,7 @@ import asyncpg
 
 from sojourn.demo.database import APP, POOLS, DatabasePair
 from sojourn.errors import SojournError
+from sojourn.gateways.postgres.config import PoolMode
 
 if TYPE_CHECKING:
     from sojourn.demo.screen import Screen
@@ -50,7 +51,7 @@ class Customer:
     sales whose COMMIT was answered; ``longest_s`` is the longest request that ended since it was last set to 0.
     """
 
-    def __init__(self, pool: str, kind: str, number: int) -> None:
+    def __init__(self, pool: PoolMode, kind: str, number: int) -> None:
         self.pool = pool
         self.kind = kind
         self.name = f"{pool} {kind} {number}"
@@ -63,7 +64,7 @@ class Customer:
         self.is_dropped = False
         self._sale = 0
         self._heard_count = 0
-        self._connection: asyncpg.Connection = None  # set by connect
+        self._connection: asyncpg.Connection = None  # type: ignore[assignment]  # set by connect
         works: dict[str, Callable[[], Awaitable[None]]] = {
             "listens": self._listens,
             "has settings": self._has_settings,
@@ -93,8 +94,12 @@ class Customer:
         except (OSError, asyncpg.InterfaceError):
             self.is_dropped = True
         finally:
-            if self._connection is not None:
-                self._connection.terminate()
+            self.close()
+
+    def close(self) -> None:
+        """Close the connection, if there is one."""
+        if self._connection is not None:
+            self._connection.terminate()
 
     @property
     def is_connected(self) -> bool:
@@ -209,10 +214,12 @@ async def show_failover(pair: DatabasePair, screen: Screen, address: str, tasks:
             await asyncio.sleep(BEFORE_S)
         with screen.step("killing their primary, promoting its replica"):
             result = await customers.fail_over(PROMOTED_AFTER_S)
-    except (SojournError, OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
-        screen.complain(f"the failover failed: {type(error).__name__}: {error}")
-    else:
         screen.show_failover(address, result)
+    except* (SojournError, OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as errors:
+        first: BaseException = errors
+        while isinstance(first, BaseExceptionGroup):
+            first = first.exceptions[0]
+        screen.complain(f"the failover failed: {type(first).__name__}: {first}")
     customers.slow_down()
 
 
@@ -232,7 +239,14 @@ class Customers:
 
     async def start(self, host: str, port: int, tasks: asyncio.TaskGroup) -> None:
         """Let all log in and begin to work."""
-        await asyncio.gather(*(one.connect(host, port, self._pair.password) for one in self.all))
+        try:
+            async with asyncio.TaskGroup() as logins:
+                for one in self.all:
+                    logins.create_task(one.connect(host, port, self._pair.password))
+        except BaseException:
+            for one in self.all:
+                one.close()
+            raise
         for one in self.all:
             tasks.create_task(one.run(lambda: self._pause_s))
 
@@ -251,7 +265,7 @@ class Customers:
         seen = {one: one.steps_count for one in self.all}
         until = monotonic() + WITHIN_S
         # Two rounds: the request that waited, and one that did not.
-        while monotonic() < until and not (
+        while monotonic() < until and not (  # noqa: ASYNC110 - twenty customers, and one that looks
             all(one.is_dropped or one.steps_count > seen[one] + 1 for one in self.all)
             and all(one.is_restored or one.is_dropped for one in holders)
         ):

@@ -18,8 +18,10 @@ from sojourn.embedded.postgres import PostgresServer
 from sojourn.gateways.postgres.config import (
     AuthSettings,
     Cluster,
+    ConsoleSettings,
     Database,
     NodeSettings,
+    PoolMode,
     PoolSettings,
     PostgresSettings,
     User,
@@ -27,9 +29,7 @@ from sojourn.gateways.postgres.config import (
 
 APP: Final = "app"
 SHOP: Final = "shop"
-TRANSACTION: Final = "transaction"
-SESSION: Final = "session"
-POOLS: Final = {TRANSACTION: SHOP, SESSION: "shop_session"}
+POOLS: Final[dict[PoolMode, str]] = {"transaction": SHOP, "session": "shop_session"}
 """Pool mode and the name under which customers get it; behind both is the same database."""
 
 _MONITOR: Final = "monitor"
@@ -102,6 +102,10 @@ class DatabasePair:
             await connection.close()
         return [(customer, number, count) for customer, number, count in rows]
 
+    def url(self, address: str, database: str = SHOP) -> str:
+        """Return how a client calls a database behind the gateway; the password is made up and in it."""
+        return f"postgresql://{APP}:{self.password}@{address}/{database}"
+
     def settings(self, address: str) -> PostgresSettings:
         """Return the table ``[postgres]`` of the demo, listening on ``address``."""
         assert self._replica is not None  # noqa: S101 - started
@@ -125,5 +129,6 @@ class DatabasePair:
             ),
             users=(User(name=APP, password=Secret(self.password)),),
             auth=AuthSettings(method="scram-sha-256"),
+            console=ConsoleSettings(admin_users=(APP,)),
             pool=PoolSettings(size_count=12),
         )

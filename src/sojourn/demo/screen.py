@@ -23,6 +23,10 @@ if TYPE_CHECKING:
     from sojourn.demo.customers import FailoverResult
 
 
+CONSOLE = "sojourn"
+"""The database that is the postgres gateway's admin console."""
+
+
 class Screen:
     """The demo's standard output; readable in a file, too."""
 
@@ -125,6 +129,10 @@ class Screen:
             f"tail -f {site.records}",
         ):
             self.say(f"  {line}")
+        if site.pair is not None:
+            address = site.postgres_address
+            self.say(f"  psql {site.pair.url(address)}")
+            self.say(f"  psql {site.pair.url(address, CONSOLE)} -c 'SHOW POOLS'")
         self.say("\nTraffic goes on every 2 seconds. [bold]Ctrl-C[/] stops everything.")
 
 

@@ -17,6 +17,7 @@ from sojourn.gateways.postgres.console.conversation import Conversation
 from sojourn.gateways.postgres.console.shows import PARAMETERS
 from sojourn.gateways.postgres.console_view import EngineView
 from sojourn.gateways.postgres.messages import SQLSTATE, Refusal
+from sojourn.gateways.postgres.workers_view import SHARED_ORDERS, WorkersView
 
 if TYPE_CHECKING:
     from sojourn.gateways.postgres.client_session import ClientSession
@@ -42,7 +43,8 @@ class ConsoleDoor:
     def __init__(self, gateway: PostgresGateway) -> None:
         self._gateway = gateway
         self._view = EngineView(gateway)
-        self._console = Console(self._view)
+        view = self._view if gateway.link is None else WorkersView(gateway, gateway.link)
+        self._console = Console(view)
         self._conversations: dict[ClientSession, Conversation] = {}
 
     def tick(self) -> None:
@@ -106,6 +108,14 @@ class ConsoleDoor:
             return False
         conversation.cancel()
         return True
+
+    async def obey(self, verb: str, arguments: tuple[str | None, ...]) -> None:
+        """Carry out here what an operator ordered at another worker's console.
+
+        Raises: Refusal.
+        """
+        if verb in SHARED_ORDERS:
+            await getattr(self._view, verb)(*arguments)
 
     @property
     def operators_count(self) -> int:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from time import monotonic
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -71,6 +71,7 @@ SERVERS_CLOSE_S = 1.0
 """How long servers have at the end to take our goodbye before their connections are cut."""
 TRACED_BYTES = 200
 """Part of a logged statement that the flight recorder shows, masked."""
+ROOM_WANTED = "room for another pool"
 REFUSED_ALOUD_COUNT = 100
 """Clients above the limits whose startup message is still read, so that they get an error which says why."""
 
@@ -351,38 +352,40 @@ class PostgresGateway(Gateway):
 
     def has_room_for(self, pool: Pool) -> bool:
         """Say whether the limits of database and user allow one more server."""
-        settings = self.settings.pool
-        limit = pool.database.max_connections_count or settings.max_database_connections_count
-        if limit and self._count(lambda one: one.name == pool.name) >= limit:
-            return False
-        known = next((one for one in self.settings.users if one.name == pool.user), None)
-        limit = (known.max_connections_count if known else 0) or settings.max_user_connections_count
-        return not (limit and self._count(lambda one: one.user == pool.user) >= limit)
+        return not any(self._reached(pool))
 
     def make_room_for(self, pool: Pool) -> None:
-        """Close the server that another pool needs least, where the limits of database or user keep this one out."""
-        others = [one for one in self.pools.values() if one is not pool and (one.name == pool.name or one.user == pool.user)]
+        """Close the free server that was unused longest, where those of others reach a limit that is this pool's too."""
+        others = {one for sharing in self._reached(pool) for one in sharing if one is not pool}
+        if any(server.closing for one in others for server in one.servers()):
+            return
         free = [
-            (server.used, place, server)
+            (server.used, server.number, place, server)
             for one in others
             for place in one.places.values()
             if not place.waiting
             for servers in place.idle.values()
             for server in servers
         ]
-        if any(server.closing for one in others for server in one.servers()) or not free:
-            return
-        _, place, server = min(free, key=lambda one: one[0])
-        place.drop_idle(server)
-        server.close("room for another pool")
+        if free:
+            _, _, place, server = min(free, key=lambda one: one[:2])
+            place.drop_idle(server)
+            server.close(ROOM_WANTED)
 
-    def _count(self, chooses: Callable[[Pool], bool]) -> int:
-        return sum(
-            len(place.servers) + place.connecting
-            for pool in self.pools.values()
-            if chooses(pool)
-            for place in pool.places.values()
-        )
+    def _reached(self, pool: Pool) -> Iterator[list[Pool]]:
+        """Yield for each limit that is reached the pools that share it with ``pool``, itself included."""
+        settings = self.settings.pool
+        known = next((one for one in self.settings.users if one.name == pool.user), None)
+        of_database = pool.database.max_connections_count or settings.max_database_connections_count
+        of_user = (known.max_connections_count if known else 0) or settings.max_user_connections_count
+        if of_database:
+            sharing = [one for one in self.pools.values() if one.name == pool.name]
+            if sum(map(Pool.count, sharing)) >= of_database:
+                yield sharing
+        if of_user:
+            sharing = [one for one in self.pools.values() if one.user == pool.user]
+            if sum(map(Pool.count, sharing)) >= of_user:
+                yield sharing
 
     async def welcome(self, pool: Pool) -> Reported:
         """Return what servers of a pool report, opening the first one if need be.
@@ -417,8 +420,8 @@ class PostgresGateway(Gateway):
             if not self._servers:
                 self._nobody_left.set()
             return
-        for pool in tuple(self.pools.values()):
-            if pool is not server.pool:
+        if server.closing == ROOM_WANTED:
+            for pool in tuple(self.pools.values()):
                 pool.room_was_made()
         self.server.events.emit(SERVER_CLOSED, None, server.pool.name, server.node.name, server.pid, cause)
 

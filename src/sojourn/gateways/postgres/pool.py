@@ -126,8 +126,10 @@ class Pool:
         self.closed_busy_s = self.closed_xact_s = self.wait_s = 0.0
         self.size, self.reserve, self.minimum = gateway.sizes(database, user)
         self._settings = settings
-        self._checks: dict[ServerSession, float] = {}
-        """Free servers that are tried at the moment, and since when."""
+        self._checked: dict[ServerSession, float] = {}
+        """When free servers were last tried."""
+        self._checking: set[ServerSession] = set()
+        """Servers that have not answered that yet."""
         self.report: Reported | None = None
         self._reports: WeakKeyDictionary[Vector, Reported] = WeakKeyDictionary()
         self.on_lost: Callable[[], None] | None = None
@@ -156,6 +158,7 @@ class Pool:
         if self.report is not None:
             return self.report
         limit_s = self._settings.queue_timeout_s or None
+        is_full = False
         try:
             async with asyncio.timeout(limit_s):
                 while self.report is None:
@@ -175,11 +178,19 @@ class Pool:
                         if place.failures != failures and isinstance(place.last_error, Refusal):
                             raise Refusal(place.last_error.sqlstate, place.last_error.message)
                         continue
+                    is_full = not self.gateway.has_room_for(self)
+                    if is_full:
+                        self.gateway.make_room_for(self)
+                        await asyncio.sleep(_LOOK_S)
+                        continue
                     place.connecting += 1
                     await self._open(place)
                     if self.report is None and isinstance(place.last_error, Refusal):
                         raise place.last_error
         except TimeoutError as error:
+            if is_full:
+                message = f"no server became free within {limit_s:g} s (query_wait_timeout)"
+                raise Refusal(SQLSTATE.TOO_MANY_CONNECTIONS, message) from error
             raise Refusal(SQLSTATE.CANNOT_CONNECT_NOW, "the database server is not available") from error
         return self.report
 
@@ -563,7 +574,6 @@ class Pool:
                 timeout_s=timeout_s,
             )
             try:
-                place.servers.add(server)
                 server.vector = server.home = home
                 await dial.log_in(
                     server,
@@ -573,6 +583,7 @@ class Pool:
                     credentials=self.credentials,
                     parameters={**self.database.parameters, **startup_texts(home)},
                 )
+                place.servers.add(server)
                 server.opened = server.used = monotonic()
                 server.generation = self.generation
                 if self.database.connect_query:
@@ -590,6 +601,8 @@ class Pool:
         place = self.places[server.node]
         place.servers.discard(server)
         place.drop_idle(server)
+        self._checked.pop(server, None)
+        self._checking.discard(server)
         self.closed_queries += server.queries
         self.closed_transactions += server.transactions
         self.closed_bytes_in += server.bytes_in
@@ -624,8 +637,8 @@ class Pool:
                         hint="Nothing of this request was executed; raise pool.size_count or try again.",
                     ),
                 )
-        for server, since in tuple(self._checks.items()):
-            if now - since > settings.server_connect_timeout_s:
+        for server in tuple(self._checking):
+            if now - self._checked[server] > settings.server_connect_timeout_s:
                 server.abort("it did not answer the check")
         for place in self.places.values():
             for servers in tuple(place.idle.values()):
@@ -647,11 +660,13 @@ class Pool:
         if why:
             place.drop_idle(server)
             server.close(why)
-        elif settings.server_check_delay_s and now - server.used > settings.server_check_delay_s:
+        elif settings.server_check_delay_s and (
+            now - max(server.used, self._checked.get(server, 0.0)) > settings.server_check_delay_s
+        ):
             place.drop_idle(server)
 
             def checked(hidden: Hidden) -> None:
-                self._checks.pop(server, None)
+                self._checking.discard(server)
                 if server.state == "closed":
                     return
                 if hidden.error is None:
@@ -659,7 +674,8 @@ class Pool:
                 else:
                     server.close("it did not pass the check")
 
-            server.used = self._checks[server] = now
+            self._checked[server] = now
+            self._checking.add(server)
             server.run(b"", Hidden(checked))
 
     # What operators order
@@ -687,6 +703,10 @@ class Pool:
         """Yield all servers."""
         for place in self.places.values():
             yield from tuple(place.servers)
+
+    def count(self) -> int:
+        """Return how many servers there are, those that are about to be included."""
+        return sum(len(place.servers) + place.connecting for place in self.places.values())
 
     @property
     def busy_count(self) -> int:

@@ -73,8 +73,9 @@ def server_lost(
         client.refuse(Refusal(SQLSTATE.CONNECTION_FAILURE, "the database server was lost"))
         return
     if server.skip and own and not (server.kept or server.drops):
-        # A message too long to be held back was passed on in part, and nobody can complete it.
-        client.refuse(Refusal(SQLSTATE.CONNECTION_FAILURE, "the database server was lost within a message"))
+        # A message too long to be held back was passed on in part, and nobody can complete it: not even by a last
+        # word, which the client would take for the rest of its row.
+        client.connection.close("the database server was lost within a message")
         return
     if client.login_waiter is not None or (client.busy & _WAITING and not own):
         gateway.count_loss("only_state_replay_sent")

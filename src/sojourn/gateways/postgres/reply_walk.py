@@ -7,11 +7,12 @@ passes only the header is read. Source: postgres-proxy.md sections 6.2, 6.3, 6.5
 
 from __future__ import annotations
 
+import re
 from time import monotonic
 from typing import TYPE_CHECKING
 
 from sojourn.gateways.postgres import wire
-from sojourn.gateways.postgres.messages import Backend, Frontend
+from sojourn.gateways.postgres.messages import MAX_MESSAGE_BYTES, Backend, Frontend
 from sojourn.gateways.postgres.replies import DROP, FORWARD, REFUSED, SYNTHETIC, Expect, Hidden
 from sojourn.gateways.postgres.scan import ALL, QUIET, TAGS, next_stop
 
@@ -41,9 +42,23 @@ _ANSWERS: dict[int, tuple[int, ...]] = {
 }
 """Which message of the server ends the answer to which of the client."""
 
-_KNOWN = frozenset(
-    value for name, value in vars(Backend).items() if isinstance(value, int) and not name.startswith("_")
-)
+_BARE_BYTES, _TAG_BYTES = 4, 1_024
+_LONGEST_BYTES = {
+    value: MAX_MESSAGE_BYTES
+    for name, value in vars(Backend).items()
+    if isinstance(value, int) and not name.startswith("_")
+} | {
+    Backend.READY_FOR_QUERY: 5,
+    Backend.PARSE_COMPLETE: _BARE_BYTES,
+    Backend.BIND_COMPLETE: _BARE_BYTES,
+    Backend.CLOSE_COMPLETE: _BARE_BYTES,
+    Backend.NO_DATA: _BARE_BYTES,
+    Backend.PORTAL_SUSPENDED: _BARE_BYTES,
+    Backend.EMPTY_QUERY_RESPONSE: _BARE_BYTES,
+    Backend.COMMAND_COMPLETE: _TAG_BYTES,
+    Backend.BACKEND_KEY_DATA: _TAG_BYTES,
+}
+"""What a server may send, and the greatest length that is not garbage."""
 
 
 _HELD_BACK_BYTES = 1 << 16
@@ -73,6 +88,9 @@ def held_start(data: bytes, low: int, end: int) -> int:
     return -1
 
 
+_LAST_WORDS = re.compile(rb"[SV](?:FATAL|PANIC)\0")
+
+
 def choose_table(server: ServerSession) -> None:
     """Set where the next scan stops, by what is expected next."""
     fifo = server.fifo
@@ -91,16 +109,6 @@ def choose_table(server: ServerSession) -> None:
 
 def walk(server: ServerSession, data: bytes) -> None:
     """Take a chunk of the server message by message; a bug, or garbage, costs this server and nothing else."""
-    if server.kept and server.skip:
-        kept = server.kept
-        if server.skip > len(kept) + len(data):
-            server.kept = kept + data
-            return
-        # The row that was held back is whole now: everything goes its usual way.
-        server.kept = b""
-        server.bytes_out -= len(data) + len(kept)
-        server.data_received(kept + data)
-        return
     try:
         _walk(server, data)
     except Exception as error:  # noqa: BLE001 - the loop would only log it, without a word of where
@@ -138,7 +146,9 @@ def _walk(server: ServerSession, data: bytes) -> None:
             server.kept = data[pos:]
             break
         kind, length = data[pos], int.from_bytes(data[pos + 1 : pos + 5], "big")
-        if length < 4 or kind not in _KNOWN:  # noqa: PLR2004 - the length counts itself
+        if length < 4 or length > _LONGEST_BYTES.get(kind, -1):  # noqa: PLR2004 - the length counts itself
+            out.append(data[start:pos])
+            _flush(server, out)  # what was answered was done: it must not seem to be unanswered
             server.abort(f"the server sent garbage: type {kind:#04x}, length {length}")
             return
         end = pos + 1 + length
@@ -151,6 +161,10 @@ def _walk(server: ServerSession, data: bytes) -> None:
                 continue
             server.kept = data[pos:]
             break
+        if kind == Backend.ERROR_RESPONSE and _LAST_WORDS.search(data, pos, end):
+            out.append(data[start:pos])
+            _flush(server, out)  # as above
+            start = pos
         passes = _take(server, kind, data, pos, end)
         if server.state == "closed":
             return

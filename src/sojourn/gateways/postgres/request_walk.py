@@ -119,7 +119,7 @@ class _Walk:
             known = _known_bytes(kind, data, self.pos, end)
             if (
                 kind == Frontend.QUERY
-                and known is not None
+                and known
                 and (beginnings.answers(client, known[0]) or client_routing.answers(client, known[0]))
             ):
                 self.start = self.pos = end
@@ -152,7 +152,7 @@ class _Walk:
     def _gets_server(self, kind: int, known: tuple[bytes, ...]) -> bool:
         """Have a server, or keep what is left until there is one."""
         client = self.client
-        if client_routing.concerns(client, kind, known):
+        if (known or kind not in _HAVE_STRINGS) and client_routing.concerns(client, kind, known):
             client_routing.decide(client, self.data[self.pos :])
         if client.pool.take(client) is not None:
             return True
@@ -221,7 +221,7 @@ class _Walk:
                 return True
             self._retain(stop)
             if kind in _OF_EXTENDED:
-                if client.config.failover.arms_commit_outcome and not client.is_batch_open:
+                if known and client.config.failover.arms_commit_outcome and not client.is_batch_open:
                     self._arm_extended(kind, known)
                 client.is_batch_open = True
                 client.has_bound |= kind in (Frontend.BIND, Frontend.EXECUTE)

@@ -170,7 +170,16 @@ class ServerSession(asyncio.Protocol):
         size = len(data)
         self.bytes_out += size
         client = self.client
-        if not self.kept and client is not None:
+        kept = self.kept
+        if kept and self.skip:
+            # A row of which a part was held back.
+            data = kept + data
+            size = len(data)
+            if self.skip > size:
+                self.kept = data
+                return
+            self.kept = kept = b""
+        if not kept and client is not None:
             pos = next_stop(data, self.skip, self.table)
             fifo = self.fifo
             if pos + _READY_BYTES == size and len(fifo) == 1 and data[pos] == 90 and type(fifo[0]) is bytes:

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from sojourn.errors import ConnectionLost, LimitExceeded, WireError
 from sojourn.gateways.postgres import wire
 from sojourn.gateways.postgres.direct import writer_of
+from sojourn.gateways.postgres.tls_transport import TlsTransport
 
 if TYPE_CHECKING:
     import ssl
@@ -169,21 +170,15 @@ class StreamTalk(asyncio.Protocol):
             raise WireError(
                 f"{len(self._data)} bytes before the TLS handshake", "none", "SSL Session Encryption"
             )
-        loop = asyncio.get_running_loop()
         begun, self._data = self._data, b""
-        if begun:
-            # start_tls sets the TLS protocol before it first waits, and begins the handshake a turn later.
-            loop.call_soon(_feed, self.transport, begun)  # type: ignore[arg-type]  # made by connection_made
-        transport = await loop.start_tls(
+        transport = TlsTransport(
             self.transport,  # type: ignore[arg-type]  # made by connection_made
             self,
             context,
             server_side=server_side,
             server_hostname=server_hostname,
-            ssl_handshake_timeout=timeout_s,
         )
-        if transport is None:
-            raise ConnectionLost("closed by the peer")
+        await transport.shake_hands(begun, timeout_s)
         self.transport = transport
         self.write = transport.write
         self.is_tls = True
@@ -212,14 +207,3 @@ class StreamTalk(asyncio.Protocol):
         """Close the transport at once."""
         if self.transport is not None:
             self.transport.abort()
-
-
-def _feed(transport: asyncio.Transport, data: bytes) -> None:
-    """Let a transport's protocol take bytes that were read before it was there."""
-    protocol: Any = transport.get_protocol()  # a BufferedProtocol, as TLS protocols are on every loop
-    while data:
-        place = protocol.get_buffer(len(data))
-        size = min(len(place), len(data))
-        place[:size] = data[:size]
-        protocol.buffer_updated(size)
-        data = data[size:]

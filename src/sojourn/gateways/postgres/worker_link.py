@@ -1,7 +1,8 @@
 """WorkerLink: one worker's tie to the others and to its supervisor.
 
 A cancel request reaches whichever worker the kernel picks; its key's first byte says whose it is, and a unix socket
-per worker takes it there. Knows no client; the supervisor is :mod:`.workers`.
+per worker takes it there. A second socket takes orders that an operator gave at another worker's console. Knows no
+client and no order; the supervisor is :mod:`.workers`.
 Source: postgres-proxy.md section 6.2.
 """
 
@@ -15,9 +16,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+import msgspec
+
 from sojourn.errors import WireError
 from sojourn.gateways.postgres import wire
-from sojourn.gateways.postgres.messages import CancelRequest
+from sojourn.gateways.postgres.messages import CancelRequest, Refusal
 
 if TYPE_CHECKING:
     from sojourn.gateways.postgres.gateway import PostgresGateway
@@ -65,14 +68,32 @@ class WorkerPlace:
         """Return where a worker takes cancel requests of the others."""
         return self.directory / f"cancel-{index}.sock"
 
+    def orders_of(self, index: int) -> Path:
+        """Return where a worker takes orders that were given at another one's console."""
+        return self.directory / f"orders-{index}.sock"
+
     @property
     def process_key(self) -> bytes:
         """Return the key from which all workers make up the same salts for users who are not there."""
         return (self.directory / KEY_FILE).read_bytes()
 
 
+class Order(msgspec.Struct, frozen=True):
+    """An order of an operator: a method of the console's view and its arguments."""
+
+    verb: str
+    arguments: tuple[str | None, ...] = ()
+
+
+class Answer(msgspec.Struct, frozen=True):
+    """What came of an order; empty where it was carried out."""
+
+    sqlstate: str = ""
+    message: str = ""
+
+
 class WorkerLink:
-    """The socket on which a worker takes cancel requests, and the watch over its supervisor.
+    """The sockets on which a worker takes cancel requests and orders, and the watch over its supervisor.
 
     Life: made with the gateway, started and stopped with it.
     """
@@ -80,7 +101,7 @@ class WorkerLink:
     def __init__(self, place: WorkerPlace) -> None:
         self.place = place
         self._supervisor = os.getppid()
-        self._server: asyncio.Server | None = None
+        self._servers: list[asyncio.Server] = []
         self._gateway: PostgresGateway
 
     async def start(self, gateway: PostgresGateway) -> None:
@@ -89,16 +110,18 @@ class WorkerLink:
         Raises: OSError if the socket cannot be made.
         """
         self._gateway = gateway
-        self._server = await asyncio.start_unix_server(
-            self._take, self.place.socket_of(self.place.index), limit=_PACKET_BYTES
-        )
+        place = self.place
+        for handle, path in (
+            (self._take, place.socket_of(place.index)),
+            (self._obey, place.orders_of(place.index)),
+        ):
+            self._servers.append(await asyncio.start_unix_server(handle, path))
         gateway.server.spawn(self._look())
 
     async def stop(self) -> None:
         """Take no more requests."""
-        if self._server is not None:
-            self._server.close()
-            self._server = None
+        while self._servers:
+            self._servers.pop().close()
 
     async def _look(self) -> None:
         """Tell that the worker is ready, then end it should its supervisor be gone."""
@@ -136,3 +159,58 @@ class WorkerLink:
                     await reader.read()
                 finally:
                     writer.close()
+
+    # Orders
+
+    async def _obey(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Carry out one order and answer with an error or none; it ends when who gave it goes away."""
+        try:
+            order = msgspec.json.decode(await reader.readline(), type=Order)
+            async with asyncio.TaskGroup() as tasks:
+                work = tasks.create_task(self._carry_out(order))
+                gone = tasks.create_task(reader.read())
+                await asyncio.wait({work, gone}, return_when=asyncio.FIRST_COMPLETED)
+                gone.cancel()
+                work.cancel()
+            if work.cancelled():
+                return
+            answer = work.result()
+            writer.write(msgspec.json.encode(answer) + b"\n")
+        except (OSError, EOFError, msgspec.DecodeError):
+            return  # another worker went away
+        finally:
+            writer.close()
+
+    async def _carry_out(self, order: Order) -> Answer:
+        try:
+            await self._gateway.door.obey(order.verb, order.arguments)
+        except Refusal as refusal:
+            return Answer(refusal.sqlstate, refusal.message)
+        return Answer()
+
+    async def order(self, verb: str, *arguments: str | None) -> None:
+        """Have every other worker carry out an order; return when all have.
+
+        Raises: Refusal, the first that one of them answers with.
+        """
+        mine = self.place.orders_of(self.place.index)
+        others = [path for path in sorted(mine.parent.glob("orders-*.sock")) if path != mine]
+        request = msgspec.json.encode(Order(verb, arguments)) + b"\n"
+        for answer in await asyncio.gather(*(_asked(path, request) for path in others)):
+            if answer.sqlstate:
+                raise Refusal(answer.sqlstate, answer.message, severity="ERROR")
+
+
+async def _asked(path: Path, request: bytes) -> Answer:
+    """Return the answer of one worker; one that is gone has nothing left to do."""
+    try:
+        reader, writer = await asyncio.open_unix_connection(path)
+    except OSError:
+        return Answer()
+    try:
+        writer.write(request)
+        return msgspec.json.decode(await reader.readline() or b"{}", type=Answer)
+    except OSError:
+        return Answer()
+    finally:
+        writer.close()

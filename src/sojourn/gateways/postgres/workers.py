@@ -175,7 +175,7 @@ class Supervisor:
         code = await worker.process.wait()
         place = worker.place
         was_ready = place.ready_file.exists()
-        for file in (place.ready_file, place.socket_of(place.index)):
+        for file in (place.ready_file, place.socket_of(place.index), place.orders_of(place.index)):
             file.unlink(missing_ok=True)
         self._indexes.discard(place.index)
         worker.gone.set()

@@ -1,0 +1,115 @@
+"""What workers know of one another, without a daemon: places, keys, and requests that are passed on."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+from gateway_lab import gateway_lab
+
+from sojourn.app import settings_of_worker
+from sojourn.config import SojournSettings
+from sojourn.core.settings import ListenerSettings
+from sojourn.gateways.postgres import wire
+from sojourn.gateways.postgres.config import PostgresSettings
+from sojourn.gateways.postgres.messages import SQLSTATE, Refusal
+from sojourn.gateways.postgres.scram import KeyCache
+from sojourn.gateways.postgres.worker_link import KEY_FILE, VARIABLE, WorkerLink, WorkerPlace
+from sojourn.gateways.postgres.workers import worker_environment
+
+
+def test_a_place_survives_the_environment(tmp_path: Path):
+    """The supervisor tells a worker its place in one variable; a process without it is no worker."""
+    place = WorkerPlace(3, False, tmp_path / "with:colon")
+    assert WorkerPlace.of({VARIABLE: place.variable}) == place
+    assert WorkerPlace.of({}) is None
+    assert worker_environment({VARIABLE: place.variable, "HOME": "/"}) == {"HOME": "/"}
+
+
+def test_only_the_first_worker_has_what_cannot_be_shared(tmp_path: Path):
+    """TCP ports are shared by SO_REUSEPORT; a unix socket has one owner."""
+    listeners = (ListenerSettings(address="127.0.0.1:6432"), ListenerSettings(address="unix:/run/pg/.s.PGSQL.6432"))
+    settings = SojournSettings(postgres=PostgresSettings(listeners=listeners, workers_count=2))
+    first = settings_of_worker(settings, WorkerPlace(0, True, tmp_path)).postgres
+    other = settings_of_worker(settings, WorkerPlace(1, False, tmp_path)).postgres
+    assert first is not None
+    assert other is not None
+    assert [one.address for one in first.listeners] == [one.address for one in listeners]
+    assert [one.address for one in other.listeners] == ["127.0.0.1:6432"]
+    assert all(one.reuse_port for one in (*first.listeners, *other.listeners))
+
+
+def test_workers_with_one_key_make_up_the_same_salts():
+    """A salt that differs between workers would tell that a user does not exist."""
+    first, second = KeyCache(), KeyCache()
+    assert first.salt_of("nobody") != second.salt_of("nobody")
+    for keys in (first, second):
+        keys.share(b"k" * 32)
+    assert first.mock_verifier("nobody") == second.mock_verifier("nobody")
+
+
+def _link(directory: Path, index: int) -> WorkerLink:
+    return WorkerLink(WorkerPlace(index, index == 0, directory))
+
+
+def test_an_order_is_carried_out_by_the_others_and_their_refusal_comes_back(run, tmp_path: Path):
+    """Orders of a console are for all workers; one that cannot be carried out says why."""
+    (tmp_path / KEY_FILE).write_bytes(b"k" * 32)
+
+    async def scenario():
+        async with gateway_lab(link=_link(tmp_path, 1)) as lab:
+            asking = _link(tmp_path, 0)
+            await asking.order("pause", None)
+            assert lab.gateway.paused == {"*"}
+            await asking.order("resume", None)
+            assert lab.gateway.paused == set()
+            await asking.order("kill_client", "1")  # its ids mean nothing here
+            with pytest.raises(Refusal) as refused:
+                await asking.order("set_setting", "default_pool_size", "many")
+            assert refused.value.sqlstate == SQLSTATE.INVALID_PARAMETER_VALUE
+            assert (tmp_path / "ready-1").exists() or not lab.server.is_ready
+
+    run(scenario())
+
+
+def test_an_order_ends_with_who_gave_it(run, tmp_path: Path):
+    """An operator who gives up PAUSE leaves no wait behind at the other workers."""
+    (tmp_path / KEY_FILE).write_bytes(b"k" * 32)
+
+    async def scenario():
+        async with gateway_lab(link=_link(tmp_path, 1)) as lab:
+            client = await lab.connect()
+            await client.execute("BEGIN")
+            giving = asyncio.ensure_future(_link(tmp_path, 0).order("pause", "postgres"))
+            await lab.until(lambda: "postgres" in lab.gateway.paused)
+            before = len(asyncio.all_tasks())
+            giving.cancel()
+            await lab.until(lambda: len(asyncio.all_tasks()) <= before - 3)
+            await client.execute("COMMIT")
+
+    run(scenario())
+
+
+def test_a_request_that_nobody_can_read_ends_its_connection_only(run, tmp_path: Path):
+    """The sockets are private, and survive what a broken worker may send."""
+    (tmp_path / KEY_FILE).write_bytes(b"k" * 32)
+
+    async def scenario():
+        async with gateway_lab(link=_link(tmp_path, 1)) as lab:
+            place = WorkerPlace(1, False, tmp_path)
+            for path, data in (
+                (place.socket_of(1), b"\0\0\0\1junk"),
+                (place.socket_of(1), wire.cancel_request(1, b"abcd")),
+                (place.socket_of(1), b"\0\0"),
+                (place.orders_of(1), b"no order\n"),
+                (place.orders_of(1), b""),
+            ):
+                reader, writer = await asyncio.open_unix_connection(path)
+                writer.write(data)
+                writer.write_eof()
+                assert await reader.read() == b""
+                writer.close()
+            await (await lab.connect()).execute("SELECT 1")
+
+    run(scenario())
