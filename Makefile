@@ -101,7 +101,7 @@ coverage: $(STAMPS)/test
 
 .PHONY: bench
 bench: $(STAMPS)/bench
-	@for program in bench/core.py bench/tacacs.py; do $(IN) "$$program" $(ARGS); done
+	@for program in bench/core.py bench/tacacs.py bench/postgres.py; do $(IN) "$$program" $(ARGS); done
 
 .PHONY: docs
 docs: $(STAMPS)/docs

@@ -338,7 +338,9 @@ def look(bench: Bench, options: Options) -> int:
 
 def keep_running(bench: Bench, postgres_port: int) -> int:
     """Have PostgreSQL and PgBouncer ready for experiments until Ctrl-C or SIGTERM."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    # asyncio's own handler of the first Ctrl-C only cancels a task, which this one would not notice.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.default_int_handler)
     with bench.proxy("pgbouncer", "PgBouncer") as theirs:
         print(
             f"PostgreSQL  127.0.0.1:{postgres_port}  database {proxies.DATABASE}, user {proxies.USER}, no password"

@@ -6,6 +6,7 @@ The only place that knows all parts by name. Everything it does can be had piece
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
@@ -94,6 +95,7 @@ class Daemon(CoreView):
         self.log = _open_log(settings.log, server.events.unix_time)
         server.events.add_view(self.log)
         self.admin = AdminServer(self, settings.admin, control_socket(settings.admin, os.environ))
+        self._is_worker = place is not None
         self._has_operators = place is None or place.is_first
         for table in tables_of(settings, place):
             server.add(table.make(table.settings), table.listeners)
@@ -176,6 +178,8 @@ class Daemon(CoreView):
         Raises: ConfigError with every problem; the old configuration then stays.
         """
         self.server.reload()
+        if self._is_worker:
+            os.kill(os.getppid(), signal.SIGHUP)  # the supervisor tells the other workers
 
     async def drain(self) -> None:
         """Begin to stop; returns at once."""

@@ -51,21 +51,23 @@ class Gateway:
         return [one["pid"] for one in self.daemon.events if one["event"] == "postgres.worker_started"]
 
 
+def _configuration(lab: Lab, folder: Path, port: int) -> str:
+    text = configuration(
+        folder,
+        "transaction",
+        [f"127.0.0.1:{lab.direct.port}"],
+        more=f"\n[postgres]\nworkers_count = {WORKERS_COUNT}\n",
+    )
+    text = text.replace('"127.0.0.1:0"', f'"127.0.0.1:{port}"')
+    return text.replace("drain_timeout_s = 1.0", "drain_timeout_s = 20.0")
+
+
 @pytest.fixture
 def gateway(lab: Lab, tmp_path: Path) -> Iterator[Gateway]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    text = configuration(
-        tmp_path,
-        "transaction",
-        [f"127.0.0.1:{lab.direct.port}"],
-        more=f"\n[postgres]\nworkers_count = {WORKERS_COUNT}\n",
-    )
-    text = text.replace('"127.0.0.1:0"', f'"127.0.0.1:{port}"').replace(
-        "drain_timeout_s = 1.0", "drain_timeout_s = 20.0"
-    )
-    with running_daemon(tmp_path, text) as daemon:
+    with running_daemon(tmp_path, _configuration(lab, tmp_path, port)) as daemon:
         daemon.wait_for("postgres.worker_started", WORKERS_COUNT)
         yield Gateway(daemon, port)
 
@@ -192,3 +194,30 @@ def test_a_signal_to_the_supervisor_reaches_every_worker(gateway: Gateway) -> No
     """SIGHUP makes every worker read the configuration again; SIGTERM, at the end of the test, ends them all."""
     gateway.daemon.signal(signal.SIGHUP)
     gateway.daemon.wait_for("server.reloaded", WORKERS_COUNT)
+
+
+def test_a_reload_asked_of_the_first_worker_reaches_the_others(gateway: Gateway) -> None:
+    """Operators speak to the first worker only, and mean all of them."""
+    assert gateway.daemon.sojourn("reload").returncode == 0
+    gateway.daemon.wait_for("server.reloaded", WORKERS_COUNT + 1)
+
+
+def test_a_drain_asked_of_the_first_worker_ends_all(gateway: Gateway) -> None:
+    """A worker that ends as it was told to ends the daemon; only a crash is mended."""
+    assert gateway.daemon.sojourn("drain").returncode == 0
+    assert gateway.daemon.wait() == 0
+    gateway.daemon.wait_for("server.stopped", WORKERS_COUNT)
+
+
+def test_workers_that_cannot_start_end_the_daemon(lab: Lab, tmp_path: Path) -> None:
+    """An address that is taken is told and ends it all, at the start; nothing is tried again and again."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        (tmp_path / "sojourn.toml").write_text(_configuration(lab, tmp_path, taken.getsockname()[1]))
+        daemon = DaemonProcess(tmp_path)
+        try:
+            assert daemon.wait() != 0
+            assert "addresses that are free" in "".join(daemon.lines)
+        finally:
+            daemon.kill()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
@@ -24,6 +24,7 @@ from sojourn.gateways.postgres.config import (
     PostgresSettings,
 )
 from sojourn.gateways.postgres.gateway import PostgresGateway
+from sojourn.gateways.postgres.worker_link import WorkerLink
 
 WITHIN_S = 20.0
 BUGS = frozenset(
@@ -103,14 +104,12 @@ async def gateway_lab(
     *,
     pool: Mapping[str, Any] | None = None,
     settings: Mapping[str, Any] | None = None,
-    on_server: Callable[[PostgresServer], Awaitable[None]] | None = None,
+    link: WorkerLink | None = None,
 ) -> AsyncIterator[GatewayLab]:
     """Run a PostgreSQL and a gateway before it, whose every user is trusted and ``postgres`` is an admin."""
     postgres = PostgresServer(version=16, port=0, hba_lines=["host all all 127.0.0.1/32 trust"])
     await postgres.start()
     try:
-        if on_server is not None:
-            await on_server(postgres)
         values: dict[str, Any] = {
             "listeners": (ListenerSettings(address="127.0.0.1:0"),),
             "clusters": (

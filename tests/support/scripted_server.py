@@ -263,17 +263,27 @@ class ScriptedServer:
         if match is None:
             raise SqlError("42601", "what is set?")
         is_local, name, value = match.groups()
-        (self._local if is_local else self.settings)[name] = value
-        if name.decode(errors="replace") in REPORTED:
-            self._out.append(wire.parameter_status(name.decode(errors="replace"), value.decode(errors="replace")))
+        if is_local:
+            self._local[name] = value
+        else:
+            self._assign(name, value)
         return b"SET"
+
+    def _assign(self, name: bytes, value: bytes) -> None:
+        """Give a setting a value, none for that of the start, and report it."""
+        if value:
+            self.settings[name] = value
+        else:
+            self.settings.pop(name, None)
+        if name == b"application_name":
+            self._out.append(wire.parameter_status("application_name", value.decode(errors="replace")))
 
     def _end_transaction(self, *, is_kept: bool) -> None:
         if not is_kept and self._before is not None:
             for name in REPORTED:
                 key = name.encode()
                 if self._before.get(key) != self.settings.get(key):
-                    self._out.append(wire.parameter_status(name, self._before.get(key, b"").decode()))
+                    self._out.append(wire.parameter_status(name, self._before.get(key, b"").decode(errors="replace")))
             self.settings = self._before
         self.status, self._before, self._local = IDLE, None, {}
 

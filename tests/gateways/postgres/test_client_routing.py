@@ -58,7 +58,7 @@ def through(site):
 async def _run(conversation, servers, settings):
     nodes = tuple(
         NodeSettings(name=name, address=f"127.0.0.1:{server.port}")
-        for name, server in zip(("a", "b"), servers, strict=True)
+        for name, server in zip("abc", servers, strict=False)
     )
     users = settings.pop("users", ())
     gateway = PostgresGateway(
@@ -153,6 +153,41 @@ def test_a_role_lasts_until_it_is_reset(through):
     through(conversation)
 
 
+@pytest.mark.parametrize(
+    ("statement", "role"),
+    [
+        ("SET sojourn.role TO replica", "replica"),
+        ("set SESSION Sojourn.Role = 'replica' ;", "replica"),
+        ("SET sojourn.role='PRIMARY'", "primary"),
+        ("SET sojourn.role TO DEFAULT", "default"),
+        ("SET LOCAL sojourn.role TO replica", "default"),
+        ("BEGIN; SET sojourn.role TO replica; COMMIT", "replica"),
+        ("SELECT 'SET sojourn.role TO replica'", "default"),
+    ],
+)
+def test_show_tells_the_role(through, statement, role):
+    """However it is written; as a part of several statements it counts when the server has answered it."""
+
+    async def conversation(_gateway, address):
+        async with client(address) as one:
+            await one.execute(statement)
+            assert await one.fetchval(WHERE) is (role == "replica")
+            assert await one.execute("SHOW sojourn.role") == "SHOW"
+
+        def shown():
+            psycopg = pytest.importorskip("psycopg")
+            host, _, port = address.rpartition(":")
+            with psycopg.connect(
+                host=host, port=port, user="postgres", dbname="postgres", autocommit=True
+            ) as two:
+                two.execute(statement)
+                return two.execute("SHOW sojourn.role").fetchone()
+
+        assert await asyncio.to_thread(shown) == (role,)
+
+    through(conversation)
+
+
 def test_a_role_may_come_with_the_login_and_is_what_reset_all_returns_to(through):
     """A startup parameter is a session's default, and RESET ALL goes back to it."""
 
@@ -203,18 +238,46 @@ def test_a_user_of_replicas_writes_to_the_primary_after_all(through, site):
             assert await one.fetchval(WHERE) is REPLICA
             await one.execute("CREATE TABLE net (n int)")
             await site[2].catch_up()
-            await one.execute("INSERT INTO net VALUES (1)")
-            await one.execute("INSERT INTO net VALUES ($1)", 2)
-            await one.fetch("INSERT INTO net VALUES ($1) RETURNING n", 3)
-            writer = await one.prepare("INSERT INTO net VALUES ($1) RETURNING n")
-            assert [await writer.fetchval(n) for n in (4, 5)] == [4, 5]
+            write = "WITH new AS (INSERT INTO net VALUES ({}) RETURNING n) SELECT n FROM new"
+            await one.execute(write.format(1))
+            assert await one.fetchval(write.format("$1"), 2) == 2
+            writer = await one.prepare(write.format("$1 + 0"))
+            assert [await writer.fetchval(n) for n in (3, 4)] == [3, 4]
+            assert gateway.losses["misrouted"] == 4
+            await one.execute("INSERT INTO net VALUES ($1)", 5)
+            assert (
+                gateway.losses["misrouted"] == 4
+            )  # where a write is plain to see nobody else is asked first
             assert await one.fetchval("/* sojourn: primary */ SELECT count(*) FROM net") == 5
             with pytest.raises(asyncpg.ReadOnlySQLTransactionError):
                 async with one.transaction():
                     await one.execute("INSERT INTO net VALUES (6)")
             assert await one.fetchval(WHERE) is REPLICA
-            assert gateway.losses["misrouted"] == 6
             await one.execute("DROP TABLE net")
+
+    through(conversation, users=_user("replica"))
+
+
+def test_copy_and_listen_of_a_user_of_replicas_go_to_the_primary(through, site):
+    """A replica refuses both before it does anything; LISTEN keeps the primary for its session."""
+
+    async def conversation(gateway, address):
+        async with client(address) as one, client(address) as other:
+            await one.execute("CREATE TABLE loaded (n int)")
+            await site[2].catch_up()
+            assert (
+                await one.copy_records_to_table("loaded", records=[(n,) for n in range(1000)]) == "COPY 1000"
+            )
+            pool = next(iter(gateway.pools.values()))
+            assert pool.busy_count == 0  # the driver has parsed something before, and sent no Sync
+            await site[2].catch_up()
+            assert await one.fetchval("SELECT count(*) FROM loaded") == 1000
+            heard = asyncio.Event()
+            await one.add_listener("news", lambda *_: heard.set())
+            assert await one.fetchval(WHERE) is PRIMARY
+            await other.execute("NOTIFY news")
+            await heard.wait()
+            await one.execute("DROP TABLE loaded")
 
     through(conversation, users=_user("replica"))
 
@@ -290,6 +353,34 @@ def test_a_write_waits_for_the_reads_that_were_sent_before_it(through):
         assert len(seen) == 3
 
     through(conversation)
+
+
+def test_two_replicas_share_the_reads_and_one_that_lags_gets_none(site):
+    """Specification 6.7: the fewest requests under way decide; beyond the lag limit nobody reads."""
+    runner, primary, replica = site
+    second = runner.run(primary.replica(port=0))
+
+    async def conversation(gateway, address):
+        room = gateway.rooms["main"]
+        await _until(lambda: len(room.readable()) == 2)
+        async with contextlib.AsyncExitStack() as stack:
+            readers = [await stack.enter_async_context(client(address)) for _ in range(4)]
+            for reader in readers:
+                await reader.execute("BEGIN READ ONLY")
+            counts = [one.outstanding_count for one in room._candidates]
+            assert counts == [0, 2, 2]
+            for reader in readers:
+                await reader.execute("COMMIT")
+            for node in room.readable():
+                node.lag_bytes = 10_000
+            # Without a wait in between, in which the monitor would see that they have caught up.
+            assert room.chooser.choose(list(room._candidates[1:])) is None
+
+    settings = {"users": _user("replica"), "routing": RoutingSettings(max_lag_bytes=5000)}
+    try:
+        runner.run(asyncio.wait_for(_run(conversation, (primary, replica, second), settings), WITHIN_S))
+    finally:
+        runner.run(second.stop())
 
 
 def test_reads_go_on_at_the_primary_when_the_replica_dies(through, site):

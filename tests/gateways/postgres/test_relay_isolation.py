@@ -354,3 +354,19 @@ def test_a_request_inside_a_copy_fails_it_and_nothing_else():
         assert lab.endings == []
 
     in_lab(check)
+
+
+def test_a_client_that_breaks_off_leaves_no_server_in_the_midst_of_a_message():
+    """The rest of one client's message must never be the beginning of another's."""
+
+    def check(lab):
+        ana, ben = pair(lab)
+        ana.say(wire.query("copy in"))
+        half = wire.copy_data(b"1\n")[:-1]
+        assert errors_of(ana.say(wire.copy_data(b"bad") + half)) == ["22P04"]
+        ana.say(b"\n\0\0\0\0\0")
+        assert errors_of(ana.transport.data)[-1] == "08P01"
+        ana.leave()
+        assert rows_of(ben.say(wire.query("select ben")))[0][0] == b"select ben"
+
+    in_lab(check)

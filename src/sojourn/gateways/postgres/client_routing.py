@@ -53,6 +53,12 @@ _ROLE: Final = re.compile(
 )
 _RESETS_ALL: Final = re.compile(rb"\s*reset\s+all\b", re.IGNORECASE)
 _BEGINS: Final = re.compile(rb"\s*(?:begin|start)\b", re.IGNORECASE)
+_WRITES: Final = re.compile(
+    rb"\s*(?:insert|update|delete|merge|create|alter|drop|truncate|grant|revoke|reindex|vacuum|refresh|listen|unlisten"
+    rb"|notify|copy\b[^(]*?\bfrom)\b",
+    re.IGNORECASE,
+)
+"""What a replica refuses for sure; asking it first would cost a round trip, and COPY data may be on the way already."""
 _WORDS: Final = {Route.PRIMARY: "primary", Route.REPLICA: "replica", None: "default"}
 _FLOOR_SQL: Final = b"SELECT pg_catalog.pg_current_wal_insert_lsn()"
 
@@ -180,6 +186,8 @@ def _route(client: ClientSession, data: bytes) -> int:
         route = choose(sql, role=client.role, rule=rule, session=session, is_read_only=policy.is_read_only)
         if route == Route.PRIMARY or _BEGINS.match(sql):
             return route  # what follows a BEGIN belongs to it
+        if _WRITES.match(sql):
+            return Route.PRIMARY
         following = next(texts, None)
         if following is None:
             return route

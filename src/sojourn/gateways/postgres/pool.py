@@ -268,6 +268,11 @@ class Pool:
 
     def _hand(self, server: ServerSession, client: ClientSession) -> None:
         """Lend a server to a client that waits, fitted first where its settings differ."""
+        if self.mode == "session" and server.home is not client.holding.startup:
+            # A RESET would go back to another client's startup parameters; its loss opens one with this client's.
+            self.places[server.node].waiting.appendleft(client)
+            server.close("room for other startup parameters")
+            return
         self._lend(server, client)
         if self.fit(server, client):
             client.attached(server)
@@ -641,6 +646,8 @@ class Pool:
             if now - self._checked[server] > settings.server_connect_timeout_s:
                 server.abort("it did not answer the check")
         for place in self.places.values():
+            for vector in [vector for vector, servers in place.idle.items() if not servers]:
+                del place.idle[vector]  # left by ``take``, and never more than one client's settings each
             for servers in tuple(place.idle.values()):
                 for server in tuple(servers):
                     self._sweep_idle(place, server, now)

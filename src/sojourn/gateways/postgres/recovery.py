@@ -90,6 +90,8 @@ def server_lost(
     # The primary is there, while another replica may be as dead as this one.
     client.is_route_forced = client.route == 1 and decision.action == Action.REPEAT
     _carry_out(client, server, own, loss, decision)
+    if kept:
+        client.resume_reading()
     for data in kept or ():
         if not client.ended:
             client.data_received(data)
@@ -400,21 +402,35 @@ def repeats(client: ClientSession, server: ServerSession, head: Entry, fields: d
     """Mend a plan that is invalid, or a write that went to a replica: repeat it, once, unseen by the client.
 
     Only for one plain request outside a transaction of which nothing has been answered: the statement has not run.
+    A plan is mended only where the client asks for the columns in the same request, and where the server is shared.
     """
     sqlstate = fields.get("C", "")
     if sqlstate == SQLSTATE.READ_ONLY_SQL_TRANSACTION:
         return client_routing.repeats(client, server)
     if not isinstance(head, bytes) or client.status != _IDLE or server.sent or len(server.fifo) != 1:
         return False
-    if sqlstate in _REPEATABLE and head[0] == Frontend.BIND and server.repeat is not head:
-        name = bound_statement(head)
-        if sqlstate == SQLSTATE.FEATURE_NOT_SUPPORTED and "cached plan" not in fields.get("M", ""):
+    if sqlstate not in _REPEATABLE or head[0] != Frontend.BIND or server.repeat is head:
+        return False
+    name = bound_statement(head)
+    if sqlstate == SQLSTATE.FEATURE_NOT_SUPPORTED:
+        if "cached plan" not in fields.get("M", ""):
             return False
-        server.prepared.pop(name, None)
-        server.repeat = head
-        server.fifo[0] = Hidden(lambda _: _again(client, server, head, name))
-        return True
-    return False
+        statement = (client.prepared or {}).get(name)
+        if statement is not None:
+            client.gateway.statements.forget(statement)  # whoever parses the text from now on gets a plan of today
+        if not _is_described(head):
+            return False  # it knows the result by what it was told once, and would misread another
+    if client.pool.mode == "session":
+        return False  # the server is its own: this is PostgreSQL's answer to it
+    server.prepared.pop(name, None)
+    server.repeat = head
+    server.fifo[0] = Hidden(lambda _: _again(client, server, head, name))
+    return True
+
+
+def _is_described(chunk: bytes) -> bool:
+    """Say whether a request that begins with Bind asks for the columns that come, before they come."""
+    return chunk[1 + int.from_bytes(chunk[1:5], "big")] == Frontend.DESCRIBE
 
 
 def _again(client: ClientSession, server: ServerSession, chunk: bytes, name: bytes) -> None:

@@ -84,6 +84,7 @@ def take(client: ClientSession, data: bytes) -> None:
     try:
         _Walk(client, data).run()
     except Exception as error:  # noqa: BLE001 - whatever goes wrong here ends this client, nothing else
+        client.is_batch_open = True  # what was written is not known, so that nobody else gets this server
         client.fail(error)
 
 
@@ -169,8 +170,6 @@ class _Walk:
             client.skip = self.pos - size
             client.discards = self.start > size
             self.pos = size
-        if self.start < self.pos:
-            self.out.append(self.data[self.start : self.pos])
         if self.pos < size:
             client.partial = self.data[self.pos :]
         self._write()
@@ -185,7 +184,11 @@ class _Walk:
             client.settle(server.status)
 
     def _write(self) -> None:
+        """Write all that was looked at: a server must never be left in the midst of a message."""
         server = self.client.server
+        if self.start < self.pos:
+            self.out.append(self.data[self.start : self.pos])
+            self.start = self.pos
         if self.out and server is not None:
             whole = self.out[0] if len(self.out) == 1 else b"".join(self.out)
             if whole:
@@ -226,8 +229,9 @@ class _Walk:
                 client.is_batch_open = True
                 client.has_bound |= kind in (Frontend.BIND, Frontend.EXECUTE)
                 client.has_data = True  # counts in the beginning of a transaction only
-            elif kind == Frontend.FUNCTION_CALL:
-                client.has_data = True
+            elif kind in (Frontend.QUERY, Frontend.FUNCTION_CALL):
+                client.is_batch_open = False  # both have a ReadyForQuery of their own, also without a Sync before them
+                client.has_data |= kind == Frontend.FUNCTION_CALL
             self._to_server(server, kind, end, known)
             return True
         if kind == Frontend.TERMINATE:

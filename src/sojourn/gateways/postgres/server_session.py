@@ -285,6 +285,7 @@ class ServerSession(asyncio.Protocol):
             hidden.error = {"S": "FATAL", "C": "08006", "M": self.closing or "the server is gone"}
             hidden.end()
             return
+        self.unnamed = None  # a query of ours replaces it, or drops it
         self.fifo.append(hidden)
         reply_walk.choose_table(self)
         self.write(data)

@@ -19,7 +19,7 @@ class Statement:
     """One text with its parameter types.
 
     Life: kept by the clients and servers that have it, forgotten with the last of them. Always true: two statements
-    of the same body are the same object. ``body`` is what follows the name in Parse: text, NUL, types.
+    of the same body are the same object, unless a change of tables has outdated the first. ``body`` is what follows the name in Parse: text, NUL, types.
     """
 
     __slots__ = ("__weakref__", "alias", "body")
@@ -53,6 +53,11 @@ class StatementTable:
         if statement is None:
             statement = self._by_body[body] = Statement(body)
         return statement
+
+    def forget(self, statement: Statement) -> None:
+        """Let the next Parse of the same body be another statement: what servers made of this one is outdated."""
+        if self._by_body.get(statement.body) is statement:
+            del self._by_body[statement.body]
 
 
 def rename_bind(message: bytes, portal_end: int, name_end: int, name: bytes) -> bytes:
