@@ -26,7 +26,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests" / "suppo
 # By name at run time: the servers are the tests' own, which are no package.
 failover_lab: Any = importlib.import_module("failover_lab")
 
-_FIGURE = re.compile(r"number of (transactions actually processed|failed transactions|transactions retried): (\d+)")
+_FIGURE = re.compile(
+    r"number of (transactions actually processed|failed transactions|transactions retried): (\d+)"
+)
 _ABORTED = re.compile(r"client \d+ .*aborted|ERROR: +(.*)")
 
 
@@ -47,41 +49,43 @@ async def _run(arguments: argparse.Namespace) -> int:
         way = await lab.gateway("transaction", size_count=20, arms_commit_outcome=True)
         pgbench = str(lab.primary.bin_directory / "pgbench")
         await _pgbench(pgbench, lab.primary.port, "--initialize", f"--scale={arguments.scale}", "--quiet")
-        output: asyncio.Task[str] = asyncio.create_task(
-            _pgbench(
-                pgbench,
-                way.port,
-                "--no-vacuum",
-                f"--client={arguments.clients}",
-                f"--time={arguments.seconds}",
-                "--max-tries=0",
-                "--failures-detailed",
-            )
-        )
         memory = [_mebibytes()]
-        waits_s: list[float] = []
-        part_s = arguments.seconds / (arguments.failovers + 1)
-        for number in range(arguments.failovers):
-            await asyncio.sleep(part_s)
-            memory.append(_mebibytes())
-            dead = lab.primary
-            began = time.monotonic()
-            await lab.crash()
-            await lab.promote()
-            promoted = time.monotonic()
-            await _answered(way)
-            waits_s.append(time.monotonic() - promoted)
-            print(
-                f"failover {number + 1}: down {promoted - began:.2f} s, first answer {waits_s[-1]:.3f} s after the promotion,"
-                f" {memory[-1]:.0f} MiB",
-                flush=True,
+        async with asyncio.TaskGroup() as group:
+            load = group.create_task(
+                _pgbench(
+                    pgbench,
+                    way.port,
+                    "--no-vacuum",
+                    f"--client={arguments.clients}",
+                    f"--time={arguments.seconds}",
+                    "--max-tries=0",
+                    "--failures-detailed",
+                )
             )
-            port = dead.port
-            await dead.stop()
-            await lab.add_replica(port=port)
-        said = await output
+            for number in range(1, arguments.failovers + 1):
+                await asyncio.sleep(arguments.seconds / (arguments.failovers + 1))
+                memory.append(_mebibytes())
+                await _fail_over(lab, way, number)
         memory.append(_mebibytes())
-        return await _judge(lab, way, said, memory)
+        return await _judge(lab, way, load.result(), memory)
+
+
+async def _fail_over(lab: Any, way: Any, number: int) -> None:
+    """Kill the primary, promote its replica, say how long that took, and give the new primary a replica."""
+    dead = lab.primary
+    began = time.monotonic()
+    await lab.crash()
+    await lab.promote()
+    promoted = time.monotonic()
+    await _answered(way)
+    answered_s = time.monotonic() - promoted
+    print(
+        f"failover {number}: down {promoted - began:.2f} s, first answer {answered_s:.3f} s after the promotion",
+        flush=True,
+    )
+    port = dead.port
+    await dead.stop()
+    await lab.add_replica(port=port)
 
 
 async def _answered(way: Any) -> None:
@@ -105,7 +109,9 @@ async def _judge(lab: Any, way: Any, said: str, memory: list[float]) -> int:
     processed = figures.get("transactions actually processed", 0)
     print(f"\n{processed} transactions by pgbench, {rows} rows in pgbench_history")
     print(f"sums: accounts {accounts}, tellers {tellers}, branches {branches}, history {deltas}")
-    print(f"repeated after 40001: {figures.get('transactions retried', 0)}, failed: {figures.get('failed transactions', 0)}")
+    print(
+        f"repeated after 40001: {figures.get('transactions retried', 0)}, failed: {figures.get('failed transactions', 0)}"
+    )
     print(f"errors that clients saw: {errors or 'none'}")
     print(f"what was decided: {dict(way.gateway.losses)}")
     print(f"memory, MiB: {', '.join(f'{one:.0f}' for one in memory)}")

@@ -15,10 +15,17 @@ import pytest
 from failover_lab import running_failover_lab
 from psycopg import errors
 
+from sojourn.errors import BackendUnavailable
+
 MODES = ("session", "transaction")
 BUSY_COUNT = 200
 READY_TO_ANSWER_S = 2.0
 KNOWN_LOSSES = {"40001", "08007"}
+
+
+def tell(figures):
+    """Print what was measured, for ``pytest -s``."""
+    print(figures)  # noqa: T201 - the figures are asked for
 
 
 class Writer:
@@ -56,12 +63,13 @@ class Writer:
                         prepare=prepares,
                     )
                     if not is_single:
-                        await connection.execute("UPDATE totals SET n = %s WHERE client = %s", (n, self.number))
+                        await connection.execute(
+                            "UPDATE totals SET n = %s WHERE client = %s", (n, self.number)
+                        )
                         await connection.commit()
                     self.acknowledged.append(n)
                     self.acknowledged_at.append(asyncio.get_running_loop().time())
                 except psycopg.Error as error:
-                    assert error.sqlstate in KNOWN_LOSSES, (self.number, error.sqlstate, str(error))
                     self.states[error.sqlstate] += 1
                     (self.unknown if error.sqlstate == "08007" else self.refused).append(n)
                     await connection.rollback()
@@ -127,13 +135,14 @@ def test_two_hundred_busy_clients_lose_and_double_nothing_in_a_failover(run, mod
             await check_ledger(lab, writers)
             states = sum((writer.states for writer in writers), Counter())
             firsts = [writer.acknowledged_at[before[writer]] - promoted for writer in writers]
-            print(
+            tell(
                 f"{mode}: first of {BUSY_COUNT} acknowledged {min(firsts) * 1000:.0f} ms after the promotion, "
                 f"last {max(firsts) * 1000:.0f} ms; told {dict(states)}; "
                 f"{sum(len(writer.acknowledged) for writer in writers)} rows acknowledged; "
                 f"losses {dict(way.gateway.losses)}"
             )
             assert min(firsts) <= READY_TO_ANSWER_S
+            assert set(states) <= KNOWN_LOSSES
             assert sum(states.values()) <= BUSY_COUNT
             assert way.told("server.loop_error") == way.told("postgres.server_failed") == []
 
@@ -167,9 +176,13 @@ def test_a_planned_switchover_costs_time_and_nothing_else(run, mode):
                 stop.set()
             await check_ledger(lab, writers)
             slowest_s = max(writer.slowest_s for writer in writers)
-            print(f"{mode}: switchover took {took_s * 1000:.0f} ms, the slowest of all waited {slowest_s * 1000:.0f} ms")
+            tell(
+                f"{mode}: switchover took {took_s * 1000:.0f} ms, the slowest of all waited {slowest_s * 1000:.0f} ms"
+            )
             assert not sum((writer.states for writer in writers), Counter())
-            rows = await lab.direct("SELECT count(*) FROM pg_stat_activity WHERE query LIKE '%ledger%'", server=old)
+            rows = await lab.direct(
+                "SELECT count(*) FROM pg_stat_activity WHERE query LIKE '%ledger%'", server=old
+            )
             assert rows == [(1,)], "only the question itself is left at the old primary"
             await lab.direct("NOTIFY news, 'moved'")
             async with asyncio.timeout(10):
@@ -177,6 +190,79 @@ def test_a_planned_switchover_costs_time_and_nothing_else(run, mode):
                     assert notification.payload == "moved"
             assert await (await listener.execute("SHOW work_mem")).fetchone() == ("7MB",)
             await listener.close()
+
+    run(scenario())
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_switchover_waits_for_the_transactions_that_run(run, mode):
+    """They end where they began; whoever begins meanwhile waits; one that does not end makes it come to nothing."""
+
+    async def scenario():
+        async with running_failover_lab() as lab:
+            await make_ledger(lab, 2)
+            way = await lab.gateway(mode, buffering_timeout_s=1.0)
+            old = lab.primary.port
+            within, waiting = await way.connect(), await way.connect(autocommit=True)
+            await within.execute("INSERT INTO ledger VALUES (1, 1)")
+            with pytest.raises(BackendUnavailable):
+                await way.room.switchover()
+            await until(lambda: way.room.state.state == "NORMAL")
+            assert await (await waiting.execute("SELECT inet_server_port()")).fetchone() == (old,)
+            moving = asyncio.create_task(way.room.switchover())
+            await until(lambda: way.room.writable() is None)
+            asking = asyncio.create_task(waiting.execute("SELECT inet_server_port()"))
+            await way.until_waiting()
+            await within.execute("INSERT INTO ledger VALUES (1, 2)")
+            await within.commit()
+            await moving
+            lab.primary = lab.replica
+            assert await (await asking).fetchone() == (lab.primary.port,)
+            assert await (await within.execute("SELECT n FROM ledger ORDER BY n")).fetchall() == [(1,), (2,)]
+            await within.close()
+            await waiting.close()
+
+    run(scenario())
+
+
+def test_a_second_failover_is_as_good_as_the_first(run):
+    """The dead server's address gets a replica of the new primary; all that a session holds is made a second time."""
+    count = 10
+
+    async def scenario():
+        async with running_failover_lab(18) as lab:
+            await make_ledger(lab, 2 * count)
+            ways = [await lab.gateway(mode, size_count=2 * count) for mode in MODES]
+            holders = [await way.connect(autocommit=True) for way in ways]
+            for holder in holders:
+                for statement in ("SET work_mem = '7MB'", "PREPARE one AS SELECT 1", "LISTEN news"):
+                    await holder.execute(statement)
+                await holder.execute("DECLARE held CURSOR WITH HOLD FOR SELECT generate_series(1, 5)")
+                await holder.execute("SELECT %s::int", (1,), prepare=True)
+            writers = [Writer(ways[number % 2], number) for number in range(2 * count)]
+            stop = asyncio.Event()
+            async with asyncio.TaskGroup() as group:
+                for writer in writers:
+                    group.create_task(writer.run(stop))
+                for _ in range(2):
+                    await count_acknowledged(lab, writers, 2)
+                    dead = lab.primary
+                    await lab.crash()
+                    await lab.promote()
+                    await count_acknowledged(lab, writers, 2)
+                    await dead.stop()
+                    await lab.add_replica(port=dead.port)
+                    for way in ways:
+                        await until(lambda way=way: len(way.room.readable()) == 1)
+                stop.set()
+            await check_ledger(lab, writers)
+            for holder in holders:
+                names = await holder.execute("SELECT count(*) FROM pg_prepared_statements")
+                assert await names.fetchone() == (2,)
+                assert await (await holder.execute("SHOW work_mem")).fetchone() == ("7MB",)
+                assert await (await holder.execute("SELECT pg_listening_channels()")).fetchone() == ("news",)
+                assert await (await holder.execute("FETCH 1 FROM held")).fetchone() == (1,)
+                await holder.close()
 
     run(scenario())
 
@@ -206,8 +292,11 @@ def test_a_primary_that_comes_back_is_taken_again(run, mode):
                 await count_acknowledged(lab, writers, 2)
                 stop.set()
             await check_ledger(lab, writers)
-            firsts = [writer.acknowledged_at[before[writer]] - back for writer in writers]
-            print(f"{mode}: first acknowledged {min(firsts) * 1000:.0f} ms after the return, last {max(firsts) * 1000:.0f} ms")
+            assert set(sum((writer.states for writer in writers), Counter())) <= KNOWN_LOSSES
+            firsts = [(writer.acknowledged_at[before[writer]] - back) * 1000 for writer in writers]
+            tell(
+                f"{mode}: first acknowledged {min(firsts):.0f} ms after the return, last {max(firsts):.0f} ms"
+            )
             assert await (await holder.execute("EXECUTE one")).fetchone() == (1,)
             assert await (await holder.execute("SHOW work_mem")).fetchone() == ("7MB",)
             await holder.close()
@@ -249,7 +338,7 @@ def test_an_old_primary_that_comes_back_is_never_written_to(run):
 
 @pytest.mark.parametrize("mode", MODES)
 def test_who_waits_too_long_is_refused_and_stays_connected(run, mode):
-    """Buffering is bounded in time: 57P03, then everything works as soon as there is a primary; idle ones hear nothing."""
+    """Buffering is bounded in time: 57P03, then everything works again; idle clients hear nothing of it."""
 
     async def scenario():
         async with running_failover_lab() as lab:
@@ -261,11 +350,15 @@ def test_who_waits_too_long_is_refused_and_stays_connected(run, mode):
             await begun.execute("SET LOCAL work_mem = '9MB'")
             listening = await way.connect(autocommit=True)
             await listening.execute("LISTEN news")
+            speaking = await way.connect(autocommit=True)
+            await speaking.execute("LISTEN news")
             filenos = [one.fileno() for one in (asking, begun, listening)]
             await lab.crash()
             for _ in range(2):
                 with pytest.raises(errors.CannotConnectNow):
                     await asking.execute("INSERT INTO ledger VALUES (1, 1)")
+            with pytest.raises(errors.CannotConnectNow):
+                await speaking.execute("SELECT 1")
             with pytest.raises(errors.CannotConnectNow):
                 await begun.execute("SELECT 1")
             with pytest.raises(errors.InFailedSqlTransaction):
@@ -273,20 +366,19 @@ def test_who_waits_too_long_is_refused_and_stays_connected(run, mode):
             await begun.rollback()
             await lab.promote()
             await until(lambda: way.room.writable() is not None)
-            await lab.until(
-                "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE query LIKE '%pg_listening_channels%'"
-                " AND pid <> pg_backend_pid())"
-            )
+            for one in (listening, speaking):
+                await way.until_rebuilt(one)
             await lab.direct("NOTIFY news, 'after'")
-            async with asyncio.timeout(10):
-                async for notification in listening.notifies(stop_after=1):
-                    assert notification.payload == "after"
+            for one in (listening, speaking):
+                async with asyncio.timeout(10):
+                    async for notification in one.notifies(stop_after=1):
+                        assert notification.payload == "after"
             await asking.execute("INSERT INTO ledger VALUES (1, 2)")
             await begun.execute("INSERT INTO ledger VALUES (1, 3)")
             await begun.commit()
             assert await lab.direct("SELECT n FROM ledger ORDER BY n") == [(2,), (3,)]
             assert filenos == [one.fileno() for one in (asking, begun, listening)]
-            for one in (asking, begun, listening):
+            for one in (asking, begun, listening, speaking):
                 await one.close()
 
     run(scenario())
@@ -318,7 +410,7 @@ def test_a_session_that_cannot_be_restored_is_closed_where_that_is_the_policy(ru
 
 @pytest.mark.parametrize("mode", MODES)
 def test_without_failover_the_loss_is_told_at_once(run, mode):
-    """``is_enabled = false``: a client of the lost server is closed, who has none is refused; a new primary is found."""
+    """``is_enabled = false``: a client of the lost server is closed, who has none is refused; later all is well."""
 
     async def scenario():
         async with running_failover_lab() as lab:

@@ -135,7 +135,7 @@ def free_port():
         return sock.getsockname()[1]
 
 
-def psql(port, user, password, database, sql="SELECT current_user", host=LOCALHOST):
+def psql(port, user, password, database, *, sql="SELECT current_user", host=LOCALHOST):
     """Run one command; return exit code, output and errors."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("PG")}
     keywords = f"host={host} port={port} user={user} dbname={database} sslmode=disable gssencmode=disable"
@@ -190,12 +190,12 @@ def test_the_files_of_an_installation_let_the_same_people_in(server, folder):
         wait_for_login(port)
         assert outcomes(port) == LOGINS
         assert psql(port, "ana", "", "shop", host=str(folder))[:2] == (0, "ana")
-        code, out, errors = psql(port, "boss", PASSWORD, "pgbouncer", "SHOW DATABASES")
+        code, out, errors = psql(port, "boss", PASSWORD, "pgbouncer", sql="SHOW DATABASES")
         assert code == 0, errors
         assert {line.split("|")[0] for line in out.splitlines()} >= {"shop", "front"}
-        assert psql(port, "watcher", PASSWORD, "pgbouncer", "SHOW VERSION")[0] == 0
-        assert psql(port, "watcher", PASSWORD, "pgbouncer", "PAUSE")[0] != 0
-        assert psql(port, "ana", PASSWORD, "pgbouncer", "SHOW VERSION")[0] != 0
+        assert psql(port, "watcher", PASSWORD, "pgbouncer", sql="SHOW VERSION")[0] == 0
+        assert psql(port, "watcher", PASSWORD, "pgbouncer", sql="PAUSE")[0] != 0
+        assert psql(port, "ana", PASSWORD, "pgbouncer", sql="SHOW VERSION")[0] != 0
         log = (folder / "pooler.log").read_text()
         assert PASSWORD not in log
         assert "Traceback" not in log

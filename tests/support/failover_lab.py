@@ -189,6 +189,14 @@ class Way:
         self.server.events.flush()
         return [event.fields() for event in self.server.events.recent if event.kind.name == name]
 
+    async def until_rebuilt(self, connection):
+        """Return when a client that keeps its server has one at the primary of the moment, with all that it held."""
+        sessions = self.server.managers["postgres"].sessions()
+        (client,) = [one for one in sessions if one.pid == connection.info.backend_pid]
+        async with asyncio.timeout(20):
+            while client.busy or client.server is None or client.server.node is not self.room.writable():  # noqa: ASYNC110
+                await asyncio.sleep(0)
+
     @property
     def waiting_count(self):
         """Return how many clients wait for a server."""

@@ -67,14 +67,21 @@ CONVERSATIONS: dict[str, tuple[bytes, ...]] = {
         wire.query("deallocate s1"),
         wire.query("select 1"),
     ),
-    "pipeline of requests": (unnamed("select a") + unnamed("rows 2") + wire.query("select 1") + unnamed("select b"),),
+    "pipeline of requests": (
+        unnamed("select a") + unnamed("rows 2") + wire.query("select 1") + unnamed("select b"),
+    ),
     "pipeline with errors": (
-        unnamed("select a") + unnamed("fail parse") + unnamed("select b") + wire.query("fail") + unnamed("select c"),
+        unnamed("select a")
+        + unnamed("fail parse")
+        + unnamed("select b")
+        + wire.query("fail")
+        + unnamed("select c"),
         unnamed("fail bind") + unnamed("fail") + wire.query("select 1"),
     ),
     "one batch of many": (
         b"".join(
-            wire.parse(b"", b"select %d" % number) + wire.bind(b"", b"") + wire.execute(b"") for number in range(3)
+            wire.parse(b"", b"select %d" % number) + wire.bind(b"", b"") + wire.execute(b"")
+            for number in range(3)
         )
         + _SYNC,
     ),
@@ -121,7 +128,12 @@ CONVERSATIONS: dict[str, tuple[bytes, ...]] = {
         wire.query("commit"),
     ),
     "copy in": (wire.query("copy in"), _LINES, wire.copy_done(), wire.query("select 1")),
-    "copy in at one go": (wire.query("copy in"), _LINES + wire.copy_done(), wire.query("copy in"), wire.copy_fail("no")),
+    "copy in at one go": (
+        wire.query("copy in"),
+        _LINES + wire.copy_done(),
+        wire.query("copy in"),
+        wire.copy_fail("no"),
+    ),
     "copy in that fails": (
         wire.query("copy in"),
         wire.copy_data(b"bad") + _LINES + wire.copy_done(),
@@ -145,8 +157,16 @@ CONVERSATIONS: dict[str, tuple[bytes, ...]] = {
         wire.query("select 3"),
     ),
     "copy out": (wire.query("copy out"), unnamed("copy out"), wire.query("select 1; copy out; select 2")),
-    "stray copy data": (_LINES + wire.copy_done() + wire.query("select 1"), wire.copy_fail("x") + wire.query("select 2")),
-    "late errors": (wire.query("late 3"), unnamed("late 2"), wire.query("begin; late 2"), wire.query("rollback")),
+    "stray copy data": (
+        _LINES + wire.copy_done() + wire.query("select 1"),
+        wire.copy_fail("x") + wire.query("select 2"),
+    ),
+    "late errors": (
+        wire.query("late 3"),
+        unnamed("late 2"),
+        wire.query("begin; late 2"),
+        wire.query("rollback"),
+    ),
     "notices and notifications": (
         wire.query("notice x"),
         wire.query("notify y"),
@@ -172,13 +192,21 @@ LARGE: dict[str, tuple[bytes, ...]] = {
         unnamed("select b", b"w" * 1_300_000),
         wire.query("select 1"),
     ),
-    "large rows": (wire.query("rows 3 70000"), unnamed("rows 2 1200000"), wire.query("rows 1 1100000; select 1")),
+    "large rows": (
+        wire.query("rows 3 70000"),
+        unnamed("rows 2 1200000"),
+        wire.query("rows 1 1100000; select 1"),
+    ),
     "large statements": (
         wire.query("select " + "x" * 90_000),
         wire.parse(b"s1", b"select " + b"y" * 80_000) + bound(b"s1", b"1"),
         wire.query("select 1"),
     ),
-    "large copy": (wire.query("copy in"), wire.copy_data(b"c" * 150_000) * 2 + wire.copy_done(), wire.query("select 1")),
+    "large copy": (
+        wire.query("copy in"),
+        wire.copy_data(b"c" * 150_000) * 2 + wire.copy_done(),
+        wire.query("select 1"),
+    ),
 }
 """Messages of more than 64 KiB and of more than 1 MiB."""
 
@@ -186,5 +214,8 @@ LARGE: dict[str, tuple[bytes, ...]] = {
 def prepared_elsewhere() -> bytes:
     """Return what another client does first, so that names mean something else on the server."""
     return (
-        wire.parse(b"s1", b"select other") + wire.parse(b"s2", b"select b") + wire.parse(b"", b"select theirs") + _SYNC
+        wire.parse(b"s1", b"select other")
+        + wire.parse(b"s2", b"select b")
+        + wire.parse(b"", b"select theirs")
+        + _SYNC
     )

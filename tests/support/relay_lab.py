@@ -7,10 +7,12 @@ The test feeds bytes by hand, cut where it likes, and reads what came out at eit
 from __future__ import annotations
 
 import contextlib
+import itertools
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 from core_lab import running
+from scripted_server import ScriptedServer
 
 from sojourn.core.connection import Connection
 from sojourn.core.peer import Peer
@@ -31,7 +33,6 @@ from sojourn.gateways.postgres.server_session import ServerSession
 from sojourn.gateways.postgres.session_state import SessionState
 from sojourn.gateways.postgres.statements import Statement, StatementTable
 from sojourn.gateways.postgres.vector import EMPTY
-from scripted_server import ScriptedServer
 
 TURNS_LIMIT = 10_000
 
@@ -303,7 +304,7 @@ class RelayLab:
             if server in idle:
                 assert server.client is None
                 assert not server.fifo
-                assert server.status == 73  # noqa: PLR2004 - idle
+                assert server.status == 73
                 assert not server.is_paused
             else:
                 assert server.client is not None or server.fifo
@@ -329,7 +330,7 @@ class Cutter:
         self._passed = end
         inside = [place - begin for place in self._places if begin < place < end]
         edges = [0, *inside, len(data)]
-        return [data[left:right] for left, right in zip(edges, edges[1:], strict=False)]
+        return [data[left:right] for left, right in itertools.pairwise(edges)]
 
 
 def settings_of(mode: str, servers_count: int, **pool: Any) -> PostgresSettings:

@@ -66,7 +66,7 @@ class ScriptedServer:
                 self._out = []
         return b"".join(sent)
 
-    def _message(self, kind: int, body: bytes) -> bool:
+    def _message(self, kind: int, body: bytes) -> bool:  # noqa: PLR0911 - one answer per rule
         """Take one message; True: what is due is sent."""
         if self._copy:
             return self._copying(kind, body)
@@ -132,7 +132,7 @@ class ScriptedServer:
 
     def _extended(self, kind: int, body: bytes) -> None:
         if kind == Frontend.PARSE:
-            if body.count(0) < 2:  # noqa: PLR2004 - the name's and the text's
+            if body.count(0) < 2:
                 raise SqlError("08P01", "invalid message format")
             name, text, _ = body.split(b"\0", 2)
             if not name:
@@ -141,7 +141,9 @@ class ScriptedServer:
                 raise SqlError("42601", "syntax error")
             self._allow(text)
             if name and name in self.prepared:
-                raise SqlError("42P05", f'prepared statement "{name.decode(errors="replace")}" already exists')
+                raise SqlError(
+                    "42P05", f'prepared statement "{name.decode(errors="replace")}" already exists'
+                )
             self.prepared[name] = text
             self._out.append(wire.parse_complete())
         elif kind == Frontend.BIND:
@@ -162,7 +164,7 @@ class ScriptedServer:
             raise SqlError("08P01", "not one of the extended query")
 
     def _bind(self, body: bytes) -> None:
-        if body.count(0) < 2:  # noqa: PLR2004 - two names
+        if body.count(0) < 2:
             raise SqlError("08P01", "invalid message format")
         fields = wire.bind_fields(body)
         name = fields.statement
@@ -181,7 +183,9 @@ class ScriptedServer:
             raise SqlError("08P01", "invalid DESCRIBE message subtype")
         known = self.prepared if body[:1] == b"S" else self.portals
         if name not in known:
-            raise SqlError("26000" if body[:1] == b"S" else "34000", f'"{name.decode(errors="replace")}" does not exist')
+            raise SqlError(
+                "26000" if body[:1] == b"S" else "34000", f'"{name.decode(errors="replace")}" does not exist'
+            )
         text = self.prepared[name] if body[:1] == b"S" else self.portals[name][0]
         if body[:1] == b"S":
             self._out.append(wire.parameter_description(()))
@@ -230,7 +234,9 @@ class ScriptedServer:
                 tag = b"DISCARD ALL"
             case b"deallocate":
                 if self.prepared.pop(rest, None) is None:
-                    raise SqlError("26000", f'prepared statement "{rest.decode(errors="replace")}" does not exist')
+                    raise SqlError(
+                        "26000", f'prepared statement "{rest.decode(errors="replace")}" does not exist'
+                    )
                 tag = b"DEALLOCATE"
             case b"fail":
                 raise SqlError("42601", "it fails")
@@ -283,7 +289,9 @@ class ScriptedServer:
             for name in REPORTED:
                 key = name.encode()
                 if self._before.get(key) != self.settings.get(key):
-                    self._out.append(wire.parameter_status(name, self._before.get(key, b"").decode(errors="replace")))
+                    self._out.append(
+                        wire.parameter_status(name, self._before.get(key, b"").decode(errors="replace"))
+                    )
             self.settings = self._before
         self.status, self._before, self._local = IDLE, None, {}
 

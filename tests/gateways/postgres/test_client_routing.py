@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import io
 
 import asyncpg
 import pytest
@@ -258,18 +259,44 @@ def test_a_user_of_replicas_writes_to_the_primary_after_all(through, site):
     through(conversation, users=_user("replica"))
 
 
+def test_a_query_ends_a_batch_that_has_no_sync(through):
+    """PostgreSQL section 55.2.3: a Query has its own ReadyForQuery; asyncpg parses with Flush before it copies."""
+
+    async def conversation(gateway, address):
+        async with client(address) as one:
+            await one.execute("CREATE TABLE IF NOT EXISTS parsed (n int)")
+            records = [(n,) for n in range(1000)]
+            assert await one.copy_records_to_table("parsed", records=records) == "COPY 1000"
+            assert next(iter(gateway.pools.values())).busy_count == 0
+            await one.execute("DROP TABLE parsed")
+
+    through(conversation)
+
+
+def test_data_that_came_before_the_refusal_are_not_sent_again(through, site):
+    """COPY data are not kept: a COPY that a replica refuses is told to the client, and the session goes on."""
+
+    async def conversation(_gateway, address):
+        async with client(address) as one:
+            await one.execute("CREATE TABLE late (n int)")
+            await site[2].catch_up()
+            with pytest.raises(asyncpg.ReadOnlySQLTransactionError):
+                await one.copy_records_to_table("late", records=[(n,) for n in range(1000)])
+            assert await one.fetchval("/* sojourn: primary */ SELECT count(*) FROM late") == 0
+            await one.execute("DROP TABLE late")
+
+    through(conversation, users=_user("replica"))
+
+
 def test_copy_and_listen_of_a_user_of_replicas_go_to_the_primary(through, site):
     """A replica refuses both before it does anything; LISTEN keeps the primary for its session."""
 
-    async def conversation(gateway, address):
+    async def conversation(_gateway, address):
         async with client(address) as one, client(address) as other:
             await one.execute("CREATE TABLE loaded (n int)")
             await site[2].catch_up()
-            assert (
-                await one.copy_records_to_table("loaded", records=[(n,) for n in range(1000)]) == "COPY 1000"
-            )
-            pool = next(iter(gateway.pools.values()))
-            assert pool.busy_count == 0  # the driver has parsed something before, and sent no Sync
+            rows = io.BytesIO(b"7\n" * 1000)
+            assert await one.copy_to_table("loaded", source=rows) == "COPY 1000"
             await site[2].catch_up()
             assert await one.fetchval("SELECT count(*) FROM loaded") == 1000
             heard = asyncio.Event()

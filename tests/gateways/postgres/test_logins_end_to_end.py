@@ -52,7 +52,7 @@ def server():
 
 
 @pytest.mark.parametrize(
-    ("method", "user", "stored"),
+    "login",
     [
         ("scram-sha-256", "ana", "plain"),
         ("scram-sha-256", "ana", "verifier"),
@@ -69,8 +69,9 @@ def server():
         ("trust", "ana", "plain"),
     ],
 )
-def test_every_client_logs_in_by_every_method(run, tmp_path, server, method, user, stored):
+def test_every_client_logs_in_by_every_method(run, tmp_path, server, login):
     """Whatever is stored of a user; a SCRAM verifier, as the server has it, is enough for the server too."""
+    method, user, stored = login
     text = {"plain": PASSWORD, "md5": MD5, "none": None}.get(stored) or (
         server.verifier(user) if stored == "verifier" else None
     )
@@ -139,7 +140,9 @@ def test_a_database_that_the_server_does_not_have_is_told_in_its_words(run, tmp_
         given = settings(server, users=users(ana=PASSWORD))
         async with gateway_room(given, tmp_path) as room:
             for _ in range(2):
-                with pytest.raises(asyncpg.InvalidCatalogNameError, match='database "nowhere" does not exist'):
+                with pytest.raises(
+                    asyncpg.InvalidCatalogNameError, match='database "nowhere" does not exist'
+                ):
                     await room.asyncpg("ana", database="nowhere")
             assert await room.who("psql", "ana") == "ana"
 
@@ -163,7 +166,9 @@ def test_the_first_rule_that_fits_decides(run, tmp_path, server):
         async with gateway_room(given, tmp_path) as room:
             assert await room.who("psycopg", "ana") == "ana"
             assert await room.who("psql", "open", "") == "open"
-            with pytest.raises(asyncpg.InvalidAuthorizationSpecificationError, match=r"no pg_hba\.conf entry"):
+            with pytest.raises(
+                asyncpg.InvalidAuthorizationSpecificationError, match=r"no pg_hba\.conf entry"
+            ):
                 await room.asyncpg("old")
             with pytest.raises(asyncpg.InvalidAuthorizationSpecificationError, match="rejects"):
                 await room.asyncpg("ana", database="template1")
@@ -205,7 +210,11 @@ def test_users_are_asked_for_at_the_server_and_remembered(run, tmp_path, server)
 
     async def main():
         auth = AuthSettings(
-            method="scram-sha-256", query=query, query_user="asker", query_database="postgres", query_cache_s=60
+            method="scram-sha-256",
+            query=query,
+            query_user="asker",
+            query_database="postgres",
+            query_cache_s=60,
         )
         async with gateway_room(settings(server, auth=auth, users=users(asker=PASSWORD)), tmp_path) as room:
             assert await asyncio.gather(*(room.who("asyncpg", "ana") for _ in range(5))) == ["ana"] * 5
@@ -330,7 +339,7 @@ def test_a_client_that_does_not_log_in_is_closed_in_time(run, tmp_path, server):
 
 
 @pytest.mark.parametrize(
-    ("version", "options", "answer"),
+    "offer",
     [
         ((3, 0), (), None),
         ((3, 2), (), None),
@@ -342,8 +351,9 @@ def test_a_client_that_does_not_log_in_is_closed_in_time(run, tmp_path, server):
     ],
 )
 @pytest.mark.parametrize("method", ["trust", "password"])
-def test_a_client_learns_which_version_it_gets(run, tmp_path, server, version, options, answer, method):
+def test_a_client_learns_which_version_it_gets(run, tmp_path, server, offer, method):
     """NegotiateProtocolVersion comes first of all, names what is not there, and the key has that version's length."""
+    version, options, answer = offer
 
     async def main():
         given = settings(server, auth=AuthSettings(method=method), users=users(ana=PASSWORD))

@@ -231,6 +231,76 @@ def test_a_login_in_session_mode_waits_in_the_queue_too(run, tmp_path, server):
     run(main())
 
 
+def test_a_login_that_waits_for_a_server_is_late_by_the_pools_limits_only(run, tmp_path, server):
+    """client_login_timeout_s ends with the password: what comes then is our time, not the client's."""
+
+    async def main():
+        given = settings(
+            server,
+            pool=PoolSettings(mode="session", size_count=1),
+            timeouts=TimeoutSettings(client_login_timeout_s=30),
+        )
+        async with clients(given, tmp_path) as (room, client):
+            first = await client()
+            second = asyncio.ensure_future(room.asyncpg("ana"))
+            await room.until(lambda: waiting(room))
+            room.server.managers["postgres"].sweep(monotonic() + 100)
+            assert len(waiting(room)) == 1
+            await first.close()
+            await (await second).close()
+
+    run(main())
+
+
+def test_a_session_that_waited_gets_a_server_with_its_own_defaults(run, tmp_path, server):
+    """One that was opened with another session's startup parameters would go back to those at a RESET."""
+
+    async def main():
+        given = settings(server, pool=PoolSettings(mode="session", size_count=1))
+        async with clients(given, tmp_path) as (room, client):
+            first = await client(options="-c work_mem=9MB")
+            second = asyncio.ensure_future(client())
+            await room.until(lambda: len(waiting(room)) == 1)
+            third = asyncio.ensure_future(client(options="-c work_mem=8MB"))
+            await room.until(lambda: len(waiting(room)) == 2)
+            await first.close()
+            for coming, value in ((second, "4MB"), (third, "8MB")):
+                waited = await coming
+                await waited.execute("SET work_mem = '64MB'")
+                await waited.execute("RESET work_mem")
+                assert await ask(waited, "SHOW work_mem") == value
+                await waited.close()
+
+    run(main())
+
+
+def test_a_node_may_be_lost_while_we_log_in_there(run, tmp_path):
+    """Such a connection is nobody's yet: nothing of it is used, and the login goes on elsewhere or waits."""
+
+    async def main():
+        came = asyncio.Event()
+
+        async def silent(reader, writer):
+            came.set()
+            await reader.read()  # the startup message
+            await reader.read()
+            writer.close()
+
+        listening = await asyncio.start_server(silent, "127.0.0.1", 0)
+        address = f"127.0.0.1:{listening.sockets[0].getsockname()[1]}"
+        async with listening, gateway_room(settings(address), tmp_path) as room:
+            raw = await room.raw()
+            await raw.start("ana")
+            await came.wait()
+            pool = room.pool("ana")
+            assert pool.primary.connecting == 1
+            pool.node_lost(pool.primary.node, "a test")
+            assert not servers(room)
+            await raw.close()
+
+    run(main())
+
+
 def test_a_minimum_is_kept_open(run, tmp_path, server):
     """min_size_count servers are opened ahead of need, and kept whatever their idleness."""
 
@@ -470,21 +540,20 @@ def test_a_statement_or_transaction_that_takes_too_long_ends_with_its_client(run
     """query_timeout_s (57014) and transaction_timeout_s (25P04); the server stops working on it too."""
 
     async def main():
-        given = settings(
-            server, timeouts=TimeoutSettings(query_timeout_s=100, transaction_timeout_s=1000)
-        )
+        given = settings(server, timeouts=TimeoutSettings(query_timeout_s=100, transaction_timeout_s=1000))
         async with clients(given, tmp_path) as (room, client):
             slow, fast, long_one = await client(), await client(), await client.holding()
             sleeping = asyncio.ensure_future(ask(slow, "SELECT pg_sleep(600)"))
             await room.until(lambda: any(one.fifo for one in servers(room)))
             pid = next(one.pid for one in servers(room) if one.fifo)
+            active = f"SELECT count(*) FROM pg_stat_activity WHERE pid = {pid} AND wait_event = 'PgSleep'"
+            await asyncio.to_thread(_until, server, active, 1)
             late(room, 99)
             assert not sleeping.done()
             late(room, 101)
             with pytest.raises(psycopg.errors.QueryCanceled):
                 await sleeping
-            gone = f"SELECT count(*) FROM pg_stat_activity WHERE pid = {pid} AND state = 'active'"
-            await asyncio.to_thread(_until_none, server, gone)
+            await asyncio.to_thread(_until, server, active, 0)
             assert await ask(fast)
             assert await ask(long_one)
             late(room, 1001)
@@ -495,9 +564,9 @@ def test_a_statement_or_transaction_that_takes_too_long_ends_with_its_client(run
     run(main())
 
 
-def _until_none(server, sql):
-    deadline = monotonic() + 10
-    while server.sql(sql)[0][0]:
+def _until(server, sql, count):
+    deadline = monotonic() + 20
+    while server.sql(sql)[0][0] != count:
         assert monotonic() < deadline
 
 
@@ -546,7 +615,10 @@ def test_statement_mode_has_no_transactions(run, tmp_path, server):
             await raw.close()
             other = await client()
             assert await ask(other)
-            assert await ask(other, "SELECT count(*) FROM pg_stat_activity WHERE state = 'idle in transaction'") == 0
+            assert (
+                await ask(other, "SELECT count(*) FROM pg_stat_activity WHERE state = 'idle in transaction'")
+                == 0
+            )
 
     run(main())
 
@@ -586,7 +658,7 @@ def test_reset_goes_back_to_what_the_client_began_with(run, tmp_path, server, mo
 
     async def main():
         given = settings(server, pool=PoolSettings(mode=mode, size_count=1))
-        async with clients(given, tmp_path) as (room, client):
+        async with clients(given, tmp_path) as (_, client):
             options = "-c work_mem=9MB -c search_path=pg_catalog"
             for _ in range(2):
                 first = await client(application_name="one", options=options)

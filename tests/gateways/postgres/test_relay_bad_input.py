@@ -38,7 +38,9 @@ async def check_served(lab: RelayLab) -> None:
     if not other.transport.written:  # a server is opened for it
         await turns(8)
         lab.pump()
-    assert kinds_of(other.transport.data).lstrip("S") == "TDCZ"  # it may hear of parameters that were reported
+    assert (
+        kinds_of(other.transport.data).lstrip("S") == "TDCZ"
+    )  # it may hear of parameters that were reported
     other.leave()
     lab.clients.remove(other)
 
@@ -54,15 +56,21 @@ async def check_served(lab: RelayLab) -> None:
         pytest.param(wire.password_message(b"x"), ("FATAL", "08P01"), False, id="a password after the login"),
         pytest.param(b"Q\0\0\0\3", ("FATAL", "08P01"), False, id="a length below four"),
         pytest.param(BEYOND_LIMIT, ("FATAL", "08P01"), False, id="a length beyond the limit"),
-        pytest.param(b"B" + (20_000).to_bytes(4, "big") + b"n" * 9_000, ("FATAL", "54000"), False, id="a long name"),
+        pytest.param(
+            b"B" + (20_000).to_bytes(4, "big") + b"n" * 9_000, ("FATAL", "54000"), False, id="a long name"
+        ),
         pytest.param(b"Q\0\0\0\4", ("ERROR", "08P01"), True, id="a Query without a text"),
         pytest.param(b"Q\0\0\0\x0aselect", ("ERROR", "08P01"), True, id="a Query without its NUL"),
         pytest.param(b"Q\0\0\0\x0dsel\0ect1\0", ("ERROR", "08P01"), True, id="a NUL in a Query"),
         pytest.param(b"P\0\0\0\x05\0" + wire.sync(), ("ERROR", "08P01"), True, id="a Parse without a text"),
         pytest.param(b"P\0\0\0\x06ab" + wire.sync(), ("ERROR", "08P01"), True, id="a Parse without its NUL"),
         pytest.param(b"B\0\0\0\x06ab" + wire.sync(), ("ERROR", "08P01"), True, id="a Bind without its NUL"),
-        pytest.param(b"D\0\0\0\x06X\0" + wire.sync(), ("ERROR", "08P01"), True, id="a Describe of nothing known"),
-        pytest.param(b"E\0\0\0\x06ab" + wire.sync(), ("ERROR", "08P01"), True, id="an Execute without its NUL"),
+        pytest.param(
+            b"D\0\0\0\x06X\0" + wire.sync(), ("ERROR", "08P01"), True, id="a Describe of nothing known"
+        ),
+        pytest.param(
+            b"E\0\0\0\x06ab" + wire.sync(), ("ERROR", "08P01"), True, id="an Execute without its NUL"
+        ),
         pytest.param(wire.execute(b"p") + wire.sync(), ("ERROR", "34000"), True, id="Execute without Bind"),
         pytest.param(bound(b"nobody"), ("ERROR", "26000"), True, id="Bind without Parse"),
     ],
@@ -110,7 +118,9 @@ def test_more_prepared_statements_than_allowed_fail_one_by_one():
             for number in range(50):
                 client.say(wire.parse(b"s%d" % number, b"select %d" % number) + wire.sync())
             for number in range(50, 300):
-                answer = client.say(wire.parse(b"s%d" % number, b"select %d" % number) + bound(b"s%d" % number))
+                answer = client.say(
+                    wire.parse(b"s%d" % number, b"select %d" % number) + bound(b"s%d" % number)
+                )
                 assert errors_of(answer) == [("ERROR", "53400")]
                 assert kinds_of(answer) == "EZ"
             (transport,) = lab.transports
@@ -134,7 +144,9 @@ _LOST = frozenset({"40001", "08006", "08007", "57P01", "57P03", "08P01", "25P02"
 
 
 @pytest.mark.parametrize("mode", ["session", "transaction"])
-@pytest.mark.parametrize("rest", [b"", GARBAGE, b"Z\0\0\0\1", b"D\0\0\0\3"], ids=["death", "type", "length", "row"])
+@pytest.mark.parametrize(
+    "rest", [b"", GARBAGE, b"Z\0\0\0\1", b"D\0\0\0\3"], ids=["death", "type", "length", "row"]
+)
 @pytest.mark.parametrize(
     "request_",
     [
@@ -191,7 +203,7 @@ def check_told(client: LabClient, came: bytes, *, is_dead: bool) -> None:
         assert not rest or came.startswith(said)
     elif is_dead:
         assert not rest
-        assert states or said.endswith(wire.ready_for_query(73)) or said.endswith(b"G\0\0\0\t\0\0\1\0\0")
+        assert states or said.endswith((wire.ready_for_query(73), b"G\0\0\0\t\0\0\1\0\0"))
 
 
 # Fuzz
@@ -250,12 +262,12 @@ def test_damaged_conversations_end_no_worse_than_their_client():
                     lab.pump(damage)
                 client.leave()
                 lab.clients.clear()
+                if is_server:
+                    lab.end_servers()  # what such a server says next is anybody's guess
                 lab.pump()
-                if lab.transports[-1].session.state == "closed" or not lab.pool.primary.servers:
-                    await turns(4)
-                    if not lab.pool.primary.servers:
-                        lab.open_server()
-                    lab.transports = [one for one in lab.transports if one.session.state != "closed"]
+                lab.transports = [one for one in lab.transports if one.session.state != "closed"]
+                if not lab.transports:
+                    lab.open_server()
                 assert lab.pool.clients == 0
                 await check_served(lab)
                 lab.check_rest()

@@ -56,27 +56,34 @@ def in_lab(check, mode: str = "transaction", **options) -> None:
 _REQUESTS = {
     "simple": lambda mark: wire.query(f"select {mark}"),
     "unnamed": lambda mark: unnamed(f"select {mark}", mark.encode()),
-    "same name": lambda mark: wire.close_statement(b"s")
-    + wire.parse(b"s", f"select {mark}".encode())
-    + bound(b"s", mark.encode()),
-    "own name": lambda mark: wire.close_statement(b"s1")
-    + wire.parse(b"s1", f"select {mark}".encode())
-    + bound(b"s1", mark.encode(), describes=wire.describe_portal(b"")),
+    "same name": lambda mark: (
+        wire.close_statement(b"s") + wire.parse(b"s", f"select {mark}".encode()) + bound(b"s", mark.encode())
+    ),
+    "own name": lambda mark: (
+        wire.close_statement(b"s1")
+        + wire.parse(b"s1", f"select {mark}".encode())
+        + bound(b"s1", mark.encode(), describes=wire.describe_portal(b""))
+    ),
     "transaction": lambda mark: wire.query("begin") + wire.query(f"select {mark}") + wire.query("commit"),
     "failing": lambda mark: unnamed(f"select {mark}") + unnamed("fail parse") + wire.query(f"notice {mark}"),
     "settings": lambda mark: wire.query(f"set work_mem to '{mark}'"),
     "copy": lambda mark: wire.query("copy in") + wire.copy_data(mark.encode()) + wire.copy_done(),
-    "rolled back": lambda mark: wire.query("begin")
-    + unnamed(f"set work_mem to '{mark}'")
-    + wire.query("fail")
-    + wire.query("rollback"),
+    "rolled back": lambda mark: (
+        wire.query("begin")
+        + unnamed(f"set work_mem to '{mark}'")
+        + wire.query("fail")
+        + wire.query("rollback")
+    ),
 }
 
 
 @given(
     st.lists(
         st.tuples(
-            st.integers(0, CLIENTS_COUNT - 1), st.sampled_from(sorted(_REQUESTS)), st.integers(1, 60), st.booleans()
+            st.integers(0, CLIENTS_COUNT - 1),
+            st.sampled_from(sorted(_REQUESTS)),
+            st.integers(1, 60),
+            st.booleans(),
         ),
         min_size=1,
         max_size=40,

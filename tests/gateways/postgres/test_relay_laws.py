@@ -70,12 +70,15 @@ def test_cutting_at_any_place_changes_nothing(mode, turns, is_shared):
             said = sum(map(len, turns))
             for place in range(1, said):
                 assert run(lab, turns, client_cut=(place,), is_shared=is_shared) == whole, place
-                slow = run(lab, turns, client_cut=(place,), is_shared=is_shared, is_slow=True)
-                assert slow[0] == whole[0], place
-            for place in range(1, len(whole[0])):
+                if mode == "transaction" and place % 2:
+                    slow = run(lab, turns, client_cut=(place,), is_shared=is_shared, is_slow=True)
+                    assert slow[0] == whole[0], place
+            for place in range(1, len(whole[0]), 3 if is_shared else 1):
                 assert run(lab, turns, server_cut=(place,), is_shared=is_shared) == whole, place
             for place in range(1, said, 7):
-                both = run(lab, turns, client_cut=(place,), server_cut=(place, place + 3), is_shared=is_shared)
+                both = run(
+                    lab, turns, client_cut=(place,), server_cut=(place, place + 3), is_shared=is_shared
+                )
                 assert both == whole, place
 
     asyncio.run(check())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import shutil
+import socket
 import ssl
 import tempfile
 from pathlib import Path
@@ -71,15 +72,16 @@ def showing(identity):
 
 
 @pytest.mark.parametrize(
-    ("mode", "let_in"),
+    "modes",
     [
         ("disable", {"disable": True, "prefer": True, "require": False, "verify-full": False}),
         ("allow", {"disable": True, "prefer": True, "require": True, "verify-full": True}),
         ("require", {"disable": False, "prefer": True, "require": True, "verify-full": True}),
     ],
 )
-def test_what_a_mode_asks_of_clients(run, tmp_path, server, authority, mode, let_in):
+def test_what_a_mode_asks_of_clients(run, tmp_path, server, authority, modes):
     """disable has no TLS, allow takes both, require takes TLS only."""
+    mode, let_in = modes
     identity = authority.issue("gateway", (LOCALHOST,))
 
     async def main():
@@ -209,8 +211,6 @@ def test_a_login_is_bound_to_the_certificate_that_is_in_force(run, tmp_path, ser
 
 def _certificate_at(port, ca_file):
     context = ssl.create_default_context(cafile=str(ca_file))
-    import socket  # noqa: PLC0415
-
     with socket.create_connection((LOCALHOST, port), timeout=10) as sock:
         sock.sendall(wire.ssl_request())
         assert sock.recv(1) == b"S"
@@ -378,9 +378,10 @@ def cluster(server, tls):
 
 @pytest.mark.debian("postgresql")
 @pytest.mark.parametrize("mode", ["prefer", "require", "verify-ca", "verify-full"])
-@pytest.mark.parametrize(("user", "stored"), [("ana", ""), ("ana", PASSWORD), ("clear", PASSWORD), ("old", PASSWORD)])
-def test_we_log_in_over_tls(run, tmp_path, tls_server, mode, user, stored):
+@pytest.mark.parametrize("login", [("ana", ""), ("ana", PASSWORD), ("clear", PASSWORD), ("old", PASSWORD)])
+def test_we_log_in_over_tls(run, tmp_path, tls_server, mode, login):
     """Every mode and method, by the stored password or by what the client's login taught us (SCRAM-PLUS too)."""
+    user, stored = login
     server, authority = tls_server
     checks = mode.startswith("verify")
     tls = ServerTls(mode=mode, ca_file=str(authority.ca_file) if checks else "")
@@ -487,7 +488,9 @@ def test_a_cancel_request_goes_over_tls_too(run, tmp_path, tls_server):
             sleeping = asyncio.ensure_future(connection.execute("SELECT pg_sleep(30)"))
             await room.until(lambda: room.pool("ana").busy_count and not sleeping.done())
             raw = await room.raw()
-            key = next(one for one in room.gateway.server.managers["postgres"].sessions() if one.user == "ana")
+            key = next(
+                one for one in room.gateway.server.managers["postgres"].sessions() if one.user == "ana"
+            )
             raw.send(wire.cancel_request(key.pid, key.secret))
             await raw.close()  # it does not wait for the end of its request
             with pytest.raises(psycopg.errors.QueryCanceled):

@@ -351,7 +351,12 @@ def repeats(client: ClientSession, server: ServerSession) -> bool:
     is_alone = client.status == _IDLE and not (
         client.is_batch_open or server.sent or client.partial or client.skip
     )
-    if client.route != Route.REPLICA or client.holds & _HOLDS_PLACE or not is_alone:
+    if (
+        client.route != Route.REPLICA
+        or client.holds & _HOLDS_PLACE
+        or not is_alone
+        or client.request == [b""]
+    ):
         return False
     head = fifo[0]
     if isinstance(head, bytes):
@@ -362,7 +367,7 @@ def repeats(client: ClientSession, server: ServerSession) -> bool:
         kept = client.request or ()
         request = b"".join(kept)
         ends = sum(isinstance(one, bytes) or (type(one) is Expect and one.kind in _ENDS) for one in fifo)
-        if b"" in kept or ends != 1 or any(isinstance(one, Hidden) for one in fifo):
+        if ends != 1 or any(isinstance(one, Hidden) for one in fifo):
             return False
         for one in fifo:
             if (

@@ -191,11 +191,6 @@ class ClientSession(Session, eq=False):
         else:
             request_walk.take(self, data)
             return
-        if server is None:
-            server = self.pool.take(self)
-            if server is None:
-                self.wait(data)
-                return
         fifo = server.fifo
         if not fifo:
             server.began = monotonic()

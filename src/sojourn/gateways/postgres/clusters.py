@@ -151,6 +151,11 @@ class ClusterRoom:
         if self.state.state == failover.DRAINING:
             self._settle()
 
+    def served(self) -> None:
+        """Take note that a new connection was put to use: it may have been the last that somebody waited for."""
+        if self.state.state == failover.DRAINING:
+            self._settle()
+
     def role_reported(self, node: Node, *, is_standby: bool) -> None:
         """Take note of what a connection reports of its server's role: a reason to ask at once."""
         if is_standby == (node is self.state.primary):
@@ -189,6 +194,8 @@ class ClusterRoom:
         if new in (failover.SUSPECT, failover.BUFFERING):
             for pool in tuple(self.pools):
                 pool.primary_changed()
+        if new == failover.DRAINING:
+            self._settle()
         self.gateway.cluster_moved(self, old, new, why)
 
     # What operators order

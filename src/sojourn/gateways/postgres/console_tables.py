@@ -246,7 +246,8 @@ def _local(peer: Peer) -> tuple[str, int]:
 
 
 def _tls(transport: asyncio.BaseTransport | None) -> str:
-    cipher = transport.get_extra_info("cipher") if transport is not None else None
+    tls = transport.get_extra_info("ssl_object") if transport is not None else None
+    cipher = tls.cipher() if tls is not None else None
     return f"{cipher[1]}/{cipher[0]}" if cipher else ""
 
 

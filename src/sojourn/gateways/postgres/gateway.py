@@ -27,8 +27,8 @@ from sojourn.gateways.postgres import cancel, dial, login, wire
 from sojourn.gateways.postgres.access import Access
 from sojourn.gateways.postgres.auth import SHARED_KEYS, Credentials
 from sojourn.gateways.postgres.client_deadlines import ClientDeadlines
-from sojourn.gateways.postgres.client_session import ClientSession, ClientState
 from sojourn.gateways.postgres.client_routing import RoutingPolicy
+from sojourn.gateways.postgres.client_session import ClientSession, ClientState
 from sojourn.gateways.postgres.clusters import ClusterRoom
 from sojourn.gateways.postgres.console_door import ConsoleDoor
 from sojourn.gateways.postgres.ident import IdentMaps
@@ -207,14 +207,15 @@ class PostgresGateway(Gateway):
 
     def client_left(self, session: ClientSession) -> None:
         """Forget a client, once."""
-        if session.pool is not None and not session.has_left:
+        is_logged_in: bool = session.pool is not None  # not until the login is through
+        if is_logged_in and not session.has_left:
             session.has_left = True
             session.leave()
             session.pool.clients -= 1
             session.pool.wait_s += session.wait_s
             self.cancel_keys.take(session)
 
-    def farewell(self, session: Session, error: BaseException) -> Any:
+    def farewell(self, session: Session, error: BaseException) -> Any:  # noqa: ARG002 - the core's signature
         """Tell a client why it is closed: its refusal, or in general words what was wrong."""
         if isinstance(error, Refusal):
             return wire.error_response(
@@ -355,7 +356,7 @@ class PostgresGateway(Gateway):
         return not any(self._reached(pool))
 
     def make_room_for(self, pool: Pool) -> None:
-        """Close the free server that was unused longest, where those of others reach a limit that is this pool's too."""
+        """Close the free server that was unused longest, where those of others reach a limit of this pool."""
         others = {one for sharing in self._reached(pool) for one in sharing if one is not pool}
         if any(server.closing for one in others for server in one.servers()):
             return
@@ -444,7 +445,8 @@ class PostgresGateway(Gateway):
 
     def handshake_failed(self, session: ClientSession, reason: str) -> None:
         """Tell that a client and we found no common TLS."""
-        self.server.events.emit(HANDSHAKE_FAILED, session, str(session.connection.peer), reason.lower().replace("_", " "))
+        words = reason.lower().replace("_", " ")
+        self.server.events.emit(HANDSHAKE_FAILED, session, str(session.connection.peer), words)
 
     def login_failed(self, user: str, database: str, peer: str, reason: str) -> None:
         """Tell that a client was not let in."""

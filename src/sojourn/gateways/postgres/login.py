@@ -139,6 +139,7 @@ async def _log_in(gateway: PostgresGateway, session: ClientSession, talk: Client
     if entry is None:
         raise Refusal(SQLSTATE.INVALID_CATALOG_NAME, f'database "{database}" does not exist')
     pool = gateway.pool_for(entry, database, user, credentials)
+    session.deadline = 0.0  # from here on it waits for us, by the pool's own limits
     pool.clients += 1
     session.pool = pool
     session.state = ClientState.WAITING

@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 IDLE_STATUS = 73
 _WAITING = 1
 _RETRY_MAX_FACTOR = 16
+_CONNECTING_COUNT = 16
+"""Logins under way at a node at once: with more of them the first one only comes later."""
 _LOOK_S, _SOON_S = 0.02, 0.002
 
 
@@ -120,8 +122,8 @@ class Pool:
         self.primary: Place | None = None
         self.homeless: deque[ClientSession] = deque()
         """Clients that wait while no primary is known."""
-        self._parted: list[ClientSession] = []
-        """Idle clients that lost their server and were not held longer."""
+        self._parted: set[ClientSession] = set()
+        """Clients that lost a server of their own and were not held longer: they get another with the next primary."""
         self.closed_queries = self.closed_transactions = self.closed_bytes_in = self.closed_bytes_out = 0
         self.closed_busy_s = self.closed_xact_s = self.wait_s = 0.0
         self.size, self.reserve, self.minimum = gateway.sizes(database, user)
@@ -155,8 +157,9 @@ class Pool:
 
         Raises: Refusal, where the server says no, or none can be had in time.
         """
-        if self.report is not None:
-            return self.report
+        return self.report or await self._wait_for_report()
+
+    async def _wait_for_report(self) -> Reported:
         limit_s = self._settings.queue_timeout_s or None
         is_full = False
         try:
@@ -185,7 +188,7 @@ class Pool:
                         continue
                     place.connecting += 1
                     await self._open(place)
-                    if self.report is None and isinstance(place.last_error, Refusal):
+                    if isinstance(place.last_error, Refusal):
                         raise place.last_error
         except TimeoutError as error:
             if is_full:
@@ -380,8 +383,10 @@ class Pool:
                 # It asked for nothing: its session is rebuilt when there is a primary, or when it asks.
                 client.busy &= ~_WAITING
                 client.kept = None
-                self._parted.append(client)
+                self._parted.add(client)
                 continue
+            if client.needs_restore:
+                self._parted.add(client)
             self.reject(
                 client,
                 Refusal(
@@ -412,7 +417,7 @@ class Pool:
         if self.primary is None:
             return
         self.primary.retry_at = self.primary.failures = 0
-        parted, self._parted = self._parted, []
+        parted, self._parted = self._parted, set()
         for client in parted:
             recovery.rebuild(client)
         while self.homeless:
@@ -485,7 +490,7 @@ class Pool:
                 spare.close("room for other startup parameters")
         while (
             not self.is_paused
-            and place.connecting < len(place.waiting) + self._missing(place)
+            and place.connecting < min(_CONNECTING_COUNT, len(place.waiting) + self._missing(place))
             and self._has_room(place)
             and monotonic() >= place.retry_at
         ):
@@ -540,6 +545,7 @@ class Pool:
         place.failures = 0
         place.last_error = None
         self._admit(place, server, asking)
+        self.room.served()
         self.grow(place)
 
     def _admit(self, place: Place, server: ServerSession, asking: ClientSession | None) -> None:

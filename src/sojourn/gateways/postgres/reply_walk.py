@@ -240,6 +240,8 @@ def _take(server: ServerSession, kind: int, data: bytes, pos: int, end: int) -> 
         _gather(head, kind, data[pos + 5 : end])
         return b""
     if head is None or server.client is None:
+        if server.client is None and kind != Backend.NOTICE_RESPONSE:
+            server.abort(f"a message of type {kind:#04x} that nobody asked for")
         return b""
     if kind == Backend.COMMAND_COMPLETE and type(head) is bytes:
         server.client.completed(head, data[pos + 5 : end - 1])

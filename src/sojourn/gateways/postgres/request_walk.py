@@ -591,6 +591,9 @@ class _Walk:
             if end > len(self.data):
                 client.discards = True
             return
+        client.request = [b""]  # the data are not kept, and without them nothing is sent again
+        client.busy |= TRACKED
+        client.holds |= 8
         if kind != Frontend.COPY_DATA:
             if server.copy_in:
                 server.copy_in = False

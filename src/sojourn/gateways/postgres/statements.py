@@ -19,7 +19,8 @@ class Statement:
     """One text with its parameter types.
 
     Life: kept by the clients and servers that have it, forgotten with the last of them. Always true: two statements
-    of the same body are the same object, unless a change of tables has outdated the first. ``body`` is what follows the name in Parse: text, NUL, types.
+    of the same body are the same object, unless a change of tables has outdated the first. ``body`` is what follows
+    the name in Parse: text, NUL, types.
     """
 
     __slots__ = ("__weakref__", "alias", "body")
