@@ -72,6 +72,13 @@ class Cell:
         """Let something run while the primary dies."""
         self.task = asyncio.create_task(work)
 
+    async def committing(self, work):
+        """Begin to commit, and return when the server waits for its replica."""
+        waiting = "SELECT count(*) {} FROM pg_stat_activity WHERE wait_event = 'SyncRep'"
+        ((before,),) = await self.lab.direct(waiting.format(""))
+        self.begin(work)
+        await self.lab.until(waiting.format(f"> {before}"))
+
     async def prepare(self):
         """Do what comes before the failover."""
 
@@ -429,11 +436,8 @@ class Committing(Cell):
         await self.committing(self.connection.commit())
 
     async def committing(self, work):
-        """Begin to commit, and return when the server waits for its replica."""
-        waiting = "SELECT count(*) {} FROM pg_stat_activity WHERE wait_event = 'SyncRep'"
-        ((before,),) = await self.lab.direct(waiting.format(""))
-        self.begin(work)
-        await self.lab.until(waiting.format(f"> {before}"))
+        """Begin to commit what the replica gets."""
+        await super().committing(work)
         await self.lab.caught_up()
 
     async def moved(self):
@@ -473,8 +477,7 @@ class CommittingLost(Cell):
         await self.connection.execute("INSERT INTO ledger VALUES (%s, 1)", (self.name,))
 
     async def stream_stopped(self):
-        self.begin(self.connection.commit())
-        await self.lab.until_running("COMMIT")
+        await self.committing(self.connection.commit())
 
     async def moved(self):
         await self.fails_with(errors.SerializationFailure)
@@ -530,8 +533,7 @@ class CopyComplete(Cell):
             async with self.connection.cursor().copy("COPY ledger FROM STDIN") as copy:
                 await copy.write_row((self.name, 1))
 
-        self.begin(copy())
-        await self.lab.until_running("COPY ledger FROM")
+        await self.committing(copy())
 
     async def moved(self):
         await self.fails_with(errors.TransactionResolutionUnknown)
@@ -748,8 +750,7 @@ class AsyncpgCommittingArmed(AsyncpgCell):
         await self.transaction.start()
         await self.connection.execute("SET LOCAL synchronous_commit = remote_apply")
         await self.connection.execute("INSERT INTO ledger VALUES ($1, 1)", self.name)
-        self.begin(self.transaction.commit())
-        await self.lab.until_running("COMMIT")
+        await self.committing(self.transaction.commit())
         await self.lab.caught_up()
 
     async def moved(self):

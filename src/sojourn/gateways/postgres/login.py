@@ -29,6 +29,7 @@ from sojourn.gateways.postgres.messages import (
     StartupMessage,
     StartupPacket,
 )
+from sojourn.gateways.postgres.reported import Reported
 from sojourn.gateways.postgres.session_state import SessionState
 from sojourn.gateways.postgres.talk import StreamTalk
 from sojourn.gateways.postgres.vector import from_startup
@@ -337,7 +338,7 @@ async def _enter(
         server = await _attach(session, pool)
         reported, pid = server.reported, server.pid
     else:
-        reported = pool.report_for(vector, reported, lambda: _own_values(startup.parameters, reported.values))
+        reported = await _report(session, pool, reported)
     session.reported = reported
     gateway.cancel_keys.give(session, minor=min(startup.minor, _NEWEST_MINOR), pid=pid)
     out = [wire.authentication_ok()]
@@ -355,14 +356,26 @@ def _kept(gateway: PostgresGateway, parameters: Mapping[str, str]) -> dict[str, 
     return {name: value for name, value in parameters.items() if name not in ignored and not name.startswith("_pq_.")}
 
 
-def _own_values(parameters: Mapping[str, str], reported: Mapping[str, str]) -> dict[str, str]:
-    """Return what the client itself asked for among what servers report, as a server would report it."""
-    by_lower = {name.lower(): name for name in reported}
-    return {
-        by_lower[name.lower()]: value
-        for name, value in parameters.items()
-        if name.lower() in by_lower and name.lower() in ("application_name", "client_encoding", "timezone")
-    }
+async def _report(session: ClientSession, pool: Pool, base: Reported) -> Reported:
+    """Return what a server reports that has the client's settings.
+
+    Settings that no server of the pool has had yet are tried on one, which is given back at once: only a server knows
+    how it writes a value, and whether it takes it. The name of the application alone is known without.
+
+    Raises: Refusal with the server's own words for a setting that it does not take.
+    """
+    vector = session.vector
+    known = pool.report_of(vector)
+    if known is not None:
+        return known
+    application = vector.get("application_name") or ""
+    names = {name for name, _ in vector.items}
+    if names <= {"application_name"} and isinstance(application, str) and application.isascii():
+        own = {"application_name": application} if names else {}
+        return pool.keep_report(vector, Reported.of({**base.values, **own}))
+    server = await _attach(session, pool)
+    session.detach(server)
+    return pool.keep_report(vector, server.reported)
 
 
 async def _attach(session: ClientSession, pool: Pool) -> ServerSession:

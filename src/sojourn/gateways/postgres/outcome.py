@@ -122,6 +122,7 @@ def decide(
     """
     if armed.xid == 0:
         return COMMITTED  # nothing was written that could be lost
+    # A timeline that left exactly at ``lsn`` has all that the transaction wrote before, so that it knows the id.
     if new_timeline != armed.timeline and (new_timeline < armed.timeline or switch_lsn < armed.lsn):
         is_before = new_timeline > armed.timeline and 0 < switch_lsn <= armed.lsn
         return ABORTED if is_switch_exact and is_before else UNKNOWN

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from time import monotonic
 from typing import TYPE_CHECKING
@@ -143,14 +143,14 @@ class Pool:
         self.database = self.gateway.find_database(self.name) or self.database
         self.size, self.reserve, self.minimum = self.gateway.sizes(self.database, self.user)
 
-    def report_for(
-        self, vector: Vector, base: Reported, guess: Callable[[], Mapping[str, str]]
-    ) -> Reported:
-        """Return what a server reports that has a client's settings, as far as that is known before one has."""
-        known = self._reports.get(vector)
-        if known is None:
-            known = self._reports[vector] = Reported.of({**base.values, **guess()})
-        return known
+    def report_of(self, vector: Vector) -> Reported | None:
+        """Return what a server reports that has a client's settings, if that is known."""
+        return self._reports.get(vector)
+
+    def keep_report(self, vector: Vector, reported: Reported) -> Reported:
+        """Remember what a server with these settings reports, as long as somebody has them."""
+        self._reports[vector] = reported
+        return reported
 
     async def first_report(self) -> Reported:
         """Return what servers report of themselves; the first login waits for the first server.
@@ -302,12 +302,14 @@ class Pool:
                 client.attached(server)
                 return
             client.server = server.client = None
-            server.close("its settings could not be put in force")
+            self.clean(server, is_dirty=True)  # it is as good as before, and a login that fails must cost no server
             error = hidden.error
+            why = error.get("M", "")
             client.refuse(
                 Refusal(
                     error.get("C", SQLSTATE.CONNECTION_FAILURE),
-                    f"the session's settings could not be restored: {error.get('M', '')}",
+                    why if client.login_waiter else f"the session's settings could not be restored: {why}",
+                    detail=error.get("D", ""),
                 )
             )
 

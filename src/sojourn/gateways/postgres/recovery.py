@@ -23,7 +23,7 @@ from sojourn.gateways.postgres.replies import DROP, Entry, Expect, Hidden
 from sojourn.gateways.postgres.retry import Action, Decision, Loss, decide, loss_report
 from sojourn.gateways.postgres.scan import bound_statement
 from sojourn.gateways.postgres.snapshot import differences, parse_snapshot, snapshot_sql
-from sojourn.gateways.postgres.statements import about_statement
+from sojourn.gateways.postgres.statements import StatementTable, about_statement
 
 if TYPE_CHECKING:
     from sojourn.gateways.postgres.client_session import ClientSession
@@ -89,7 +89,7 @@ def server_lost(
     kept, client.kept = client.kept, None  # what waited for the answers of this server
     # The primary is there, while another replica may be as dead as this one.
     client.is_route_forced = client.route == 1 and decision.action == Action.REPEAT
-    _carry_out(client, server, own, loss, decision)
+    _carry_out(client, own, loss, decision)
     if kept:
         client.resume_reading()
     for data in kept or ():
@@ -189,9 +189,7 @@ def text_of(client: ClientSession, chunk: bytes) -> bytes:
     return client.unnamed[6 : client.unnamed.index(0, 6)] if client.unnamed and not name else b""
 
 
-def _carry_out(
-    client: ClientSession, server: ServerSession, own: tuple[Entry, ...], loss: Loss, decision: Decision
-) -> None:
+def _carry_out(client: ClientSession, own: tuple[Entry, ...], loss: Loss, decision: Decision) -> None:
     owed = sum(
         isinstance(one, bytes) or (isinstance(one, Expect) and one.kind in _ENDS_REQUEST and one.action != DROP)
         for one in own
@@ -417,7 +415,8 @@ def repeats(client: ClientSession, server: ServerSession, head: Entry, fields: d
             return False
         statement = (client.prepared or {}).get(name)
         if statement is not None:
-            client.gateway.statements.forget(statement)  # whoever parses the text from now on gets a plan of today
+            table: StatementTable = client.gateway.statements  # type: ignore[attr-defined]  # our gateway
+            table.forget(statement)  # whoever parses the text from now on gets a plan of today
         if not _is_described(head):
             return False  # it knows the result by what it was told once, and would misread another
     if client.pool.mode == "session":
