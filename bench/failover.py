@@ -1,4 +1,4 @@
-"""pgbench TPC-B through failovers: are commits lost or doubled, which errors do clients see, does memory stay?
+"""Run pgbench TPC-B through failovers: are commits lost or doubled, what do clients see, does memory stay.
 
 ``python bench/failover.py [--seconds 600] [--clients 100] [--failovers 4]``. An embedded primary with a synchronous
 replica, the gateway in transaction mode with ``arms_commit_outcome``; at even intervals the primary is killed as by a
@@ -70,7 +70,7 @@ async def _run(arguments: argparse.Namespace) -> int:
         return await _judge(lab, way, load.result(), memory)
 
 
-async def _fail_over(lab: Any, way: Any, number: int) -> None:
+async def _fail_over(lab: Any, way: Any, number: int) -> None:  # noqa: ANN401 - the tests' classes
     """Kill the primary, promote its replica, say how long that took, and give the new primary a replica."""
     dead = lab.primary
     began = time.monotonic()
@@ -88,14 +88,14 @@ async def _fail_over(lab: Any, way: Any, number: int) -> None:
     await lab.add_replica(port=port)
 
 
-async def _answered(way: Any) -> None:
+async def _answered(way: Any) -> None:  # noqa: ANN401 - as above
     """Return when a new client is answered."""
     connection = await way.connect()
     await connection.execute("SELECT 1")
     await connection.close()
 
 
-async def _judge(lab: Any, way: Any, said: str, memory: list[float]) -> int:
+async def _judge(lab: Any, way: Any, said: str, memory: list[float]) -> int:  # noqa: ANN401 - as above
     figures = {name: int(count) for name, count in _FIGURE.findall(said)}
     ((rows, deltas),) = await lab.direct("SELECT count(*), coalesce(sum(delta), 0) FROM pgbench_history")
     ((accounts,),) = await lab.direct("SELECT sum(abalance) FROM pgbench_accounts")
@@ -110,7 +110,8 @@ async def _judge(lab: Any, way: Any, said: str, memory: list[float]) -> int:
     print(f"\n{processed} transactions by pgbench, {rows} rows in pgbench_history")
     print(f"sums: accounts {accounts}, tellers {tellers}, branches {branches}, history {deltas}")
     print(
-        f"repeated after 40001: {figures.get('transactions retried', 0)}, failed: {figures.get('failed transactions', 0)}"
+        f"repeated after 40001: {figures.get('transactions retried', 0)},"
+        f" failed: {figures.get('failed transactions', 0)}"
     )
     print(f"errors that clients saw: {errors or 'none'}")
     print(f"what was decided: {dict(way.gateway.losses)}")

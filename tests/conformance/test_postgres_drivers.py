@@ -1,7 +1,8 @@
 """What drivers' own test suites found out: short uses that go wrong where a relay is almost right.
 
-The suites of asyncpg, psycopg2 and pg8000 and scripts for node-postgres, postgres.js and DBD::Pg ran through both modes;
-each test here is a case in which one of them saw something else than without us, told with the two drivers at hand.
+The suites of asyncpg, psycopg2 and pg8000 and scripts for node-postgres, postgres.js and DBD::Pg ran through both
+modes; each test here is a case in which one of them saw something else than without us, told with the two drivers at
+hand.
 """
 
 from __future__ import annotations
@@ -111,7 +112,7 @@ async def _looked_up(connection):
     await connection.execute(
         "DO $$ BEGIN CREATE TYPE mood AS ENUM ('sad', 'happy'); EXCEPTION WHEN duplicate_object THEN END $$"
     )
-    text = f"SELECT $1::mood[], '{LONG_TEXT}'"  # noqa: S608 - a constant
+    text = f"SELECT $1::mood[], '{LONG_TEXT}'"
     return [await connection.fetchval(text, ["sad", None]) for _ in range(2)]
 
 
@@ -130,7 +131,7 @@ def _login(target, startup):
 @pytest.mark.parametrize("way", OURS)
 @pytest.mark.parametrize("startup", STARTUPS, ids=str)
 def test_a_login_tells_what_the_client_s_own_settings_are_reported_as(lab, way, startup):
-    """A driver quotes and decodes by what it is told at its login, before any server is its own; also the second time."""
+    """A driver quotes and decodes by what it is told at its login, when no server is its own; also the second time."""
     expected = _login(lab.direct, startup)
     assert [_login(lab.target(way), startup) for _ in range(2)] == [expected] * 2
 
@@ -148,27 +149,27 @@ def test_a_setting_that_the_server_does_not_take_ends_the_login_with_its_words(l
     assert _login(lab.target(way), {})["DateStyle"]
 
 
+async def _asleep(lab, connection):
+    """Let a connection sleep for a minute, and return what waits for it once it does."""
+    asleep = asyncio.ensure_future(connection.execute("SELECT pg_sleep(60)"))
+    look = await asyncpg.connect(lab.direct.dsn(), ssl=False)
+    text = "SELECT count(*) FROM pg_stat_activity WHERE state = 'active' AND query = 'SELECT pg_sleep(60)'"
+    while not await look.fetchval(text):
+        pass  # each question takes its time
+    await look.close()
+    return asleep
+
+
 @pytest.mark.parametrize("way", OURS)
 def test_a_cancelled_task_leaves_a_connection_that_can_be_used(lab, way):
     """asyncpg waits for the end of its cancel request's connection before it goes on."""
 
     async def use(connection):
-        asleep = asyncio.ensure_future(connection.execute("SELECT pg_sleep(60)"))
-        while not await _is_asleep():
-            await asyncio.sleep(0)
+        asleep = await _asleep(lab, connection)
         asleep.cancel()
         with pytest.raises(asyncio.CancelledError):
             await asleep
         return await connection.fetchval("SELECT 1")
-
-    async def _is_asleep():
-        other = await asyncpg.connect(lab.direct.dsn(), ssl=False)
-        try:
-            return await other.fetchval(
-                "SELECT count(*) FROM pg_stat_activity WHERE state = 'active' AND query = 'SELECT pg_sleep(60)'"
-            )
-        finally:
-            await other.close()
 
     assert on_each(lab, way, use) == (1, 1)
 
@@ -179,18 +180,12 @@ def test_a_cancel_request_counts_though_its_sender_does_not_wait(lab, way):
 
     async def use():
         client = await asyncpg.connect(lab.target(way).dsn(), ssl=False)
-        look = await asyncpg.connect(lab.direct.dsn(), ssl=False)
-        asleep = asyncio.ensure_future(client.execute("SELECT pg_sleep(59)"))
-        while not await look.fetchval(
-            "SELECT count(*) FROM pg_stat_activity WHERE query ~ '[(]59' AND state = 'active' AND pid <> pg_backend_pid()"
-        ):
-            await asyncio.sleep(0)
+        asleep = await _asleep(lab, client)
         with socket.create_connection((lab.target(way).host, lab.target(way).port)) as connection:
-            key = client._protocol.backend_secret.to_bytes(4, "big", signed=True)  # noqa: SLF001 - it is nowhere else
+            key = client._protocol.backend_secret.to_bytes(4, "big", signed=True)  # it is nowhere else
             connection.sendall(wire.cancel_request(client.get_server_pid(), key))
         with pytest.raises(asyncpg.QueryCanceledError):
             await asyncio.wait_for(asleep, WITHIN_S)
-        await look.close()
         await client.close()
 
     asyncio.run(use())
@@ -221,3 +216,19 @@ def test_servers_go_back_between_transactions_of_every_kind(lab):
     for client in clients:
         client.close()
     assert len(pids) <= SIZES_COUNT["transaction"]
+
+
+@pytest.mark.parametrize("way", OURS)
+@pytest.mark.parametrize("command", ["DROP DATABASE once", "ALTER DATABASE once RENAME TO twice"])
+def test_a_database_whose_clients_have_left_can_be_dropped_and_renamed(lab, way, command):
+    """Suites make a database, use it and drop it; the servers that we keep idle there are nobody's users of it."""
+    target = lab.target(way)
+    lab.fresh_database("once")
+    with psycopg.connect(lab.direct.dsn(), autocommit=True) as connection:
+        connection.execute("DROP DATABASE IF EXISTS twice")
+    for _ in range(2):
+        with psycopg.connect(target.dsn(database="once")) as connection:
+            connection.execute("SELECT 1")
+    with psycopg.connect(target.dsn(), autocommit=True) as connection:
+        connection.execute(command)
+        assert connection.execute("SELECT 1 FROM pg_database WHERE datname = 'once'").fetchall() == []

@@ -14,7 +14,7 @@ import threading
 import uuid
 
 import pytest
-from postgres_lab import DIRECT, OURS, SESSION, running_lab
+from postgres_lab import DIRECT, OURS, SESSION, TRANSACTION, running_lab
 
 pytest.importorskip("psycopg")
 
@@ -415,6 +415,10 @@ USES = (
 def test_a_use_sees_the_same_as_without_us(lab, use, way):
     """Results, errors, statuses and notices are those of a direct connection."""
     expected = use(lab.target(DIRECT))
+    if use is changed_result and way == TRANSACTION:
+        # In transaction mode a plan that is invalid is mended: the table's new row instead of the error.
+        assert expected[-1] == "cached plan must not change result type"
+        expected[-1] = []
     assert use(lab.target(way)) == expected
 
 

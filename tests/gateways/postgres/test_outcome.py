@@ -190,11 +190,6 @@ def test_a_primary_that_crashed_and_came_back_knows_what_it_had_decided(run):
 def test_a_commit_whose_record_lies_behind_the_known_end_of_its_timeline_is_aborted():
     """Section 3.3 point 3: COMMIT's record is behind the probe's position; a timeline left before that lacks it."""
     armed = ARMED._replace(lsn=100)
-    assert (
-        decide([], armed=armed, new_timeline=2, switch_lsn=99, is_switch_exact=True)
-        == ABORTED
-    )
+    assert decide([], armed=armed, new_timeline=2, switch_lsn=99, is_switch_exact=True) == ABORTED
     assert decide([], armed=armed, new_timeline=2, switch_lsn=99) == UNKNOWN
-    assert (
-        decide([], armed=armed, new_timeline=2, switch_lsn=0, is_switch_exact=True) == UNKNOWN
-    )
+    assert decide([], armed=armed, new_timeline=2, switch_lsn=0, is_switch_exact=True) == UNKNOWN

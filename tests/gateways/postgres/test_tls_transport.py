@@ -90,7 +90,9 @@ def test_every_byte_comes_back_in_order_whatever_the_size_of_the_writes(contexts
     client.maximum_version = version
 
     async def play(port, _accepted):
-        reader, writer = await asyncio.open_connection("127.0.0.1", port, ssl=client, server_hostname="localhost")
+        reader, writer = await asyncio.open_connection(
+            "127.0.0.1", port, ssl=client, server_hostname="localhost"
+        )
         sent = b"".join(bytes([number]) * size for number, size in enumerate(SIZES))
         writer.write(sent)
         assert await reader.readexactly(len(sent)) == sent
@@ -106,7 +108,9 @@ def test_a_goodbye_inside_ends_the_connection(contexts, loop_factory):
     server, client = contexts
 
     async def play(port, accepted):
-        reader, writer = await asyncio.open_connection("127.0.0.1", port, ssl=client, server_hostname="localhost")
+        reader, writer = await asyncio.open_connection(
+            "127.0.0.1", port, ssl=client, server_hostname="localhost"
+        )
         writer.write(b"x")
         await reader.readexactly(1)
         writer.close()
@@ -121,7 +125,9 @@ def test_our_own_close_is_a_clean_end_for_the_peer(contexts, loop_factory):
     server, client = contexts
 
     async def play(port, accepted):
-        reader, writer = await asyncio.open_connection("127.0.0.1", port, ssl=client, server_hostname="localhost")
+        reader, writer = await asyncio.open_connection(
+            "127.0.0.1", port, ssl=client, server_hostname="localhost"
+        )
         writer.write(b"x")
         await reader.readexactly(1)
         accepted[0].inside.close()
@@ -164,7 +170,9 @@ def test_a_damaged_record_ends_the_connection(contexts, loop_factory):
     server, client = contexts
 
     async def play(port, accepted):
-        reader, writer = await asyncio.open_connection("127.0.0.1", port, ssl=client, server_hostname="localhost")
+        reader, writer = await asyncio.open_connection(
+            "127.0.0.1", port, ssl=client, server_hostname="localhost"
+        )
         writer.write(b"x")
         await reader.readexactly(1)
         accepted[0].inside.data_received(b"\x17\x03\x03\x00\x20" + bytes(32))

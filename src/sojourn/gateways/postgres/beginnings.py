@@ -81,6 +81,4 @@ def deferred(client: ClientSession) -> list[tuple[bytes, Expect]]:
     """Return the beginning that was answered before, for the server that the transaction now has."""
     client.busy = client.busy & ~_DEFERRED | _BEGINNING
     client.holds |= _HOLDS_BEGINNING
-    return [
-        (message, Expect(Frontend.QUERY, DROP, text=message[5:-1])) for message in client.prefix or ()
-    ]
+    return [(message, Expect(Frontend.QUERY, DROP, text=message[5:-1])) for message in client.prefix or ()]

@@ -27,6 +27,10 @@ _FIRST_PID = 1 << 24
 """Below it are the operating system's own (pid_max is at most 2**22), so that ours are never taken for them."""
 
 
+_LAST_PID = 0x7FFF_FFFF
+"""A PID is a positive 32-bit number on the wire."""
+
+
 class CancelKeys:
     """The clients that may be cancelled, by PID and key.
 
@@ -43,7 +47,7 @@ class CancelKeys:
         size = _KEY_BYTES.get(minor, 4)
         client.secret = bytes((self._worker_index,)) + secrets.token_bytes(size - 1)
         if not pid:
-            self._next = self._next + 1 if self._next < 0x7FFF_FFFE else _FIRST_PID
+            self._next = self._next + 1 if self._next < _LAST_PID else _FIRST_PID
             pid = self._next
         client.pid = pid
         self._clients.setdefault(pid, []).append(client)

@@ -147,7 +147,7 @@ class ClientSession(Session, eq=False):
 
     # What the loop calls
 
-    def data_received(self, data: bytes) -> None:
+    def data_received(self, data: bytes) -> None:  # noqa: C901, PLR0912 - a call costs 60 ns here
         """Send the client's bytes on their way."""
         if self.busy:
             request_walk.take(self, data)
@@ -209,7 +209,7 @@ class ClientSession(Session, eq=False):
         self.connection.connection_lost(error)
 
     def pause_writing(self) -> None:
-        """The client takes no more: neither does its server send more."""
+        """Stop its server's answers: the client takes no more."""
         connection = self.connection
         connection.writable = False
         connection.blocked_since = connection.clock()
@@ -322,8 +322,11 @@ class ClientSession(Session, eq=False):
             self.request = None
         if self.holds & (Holds.NEXT | Holds.FLOOR) and client_routing.goes_on(self, server, status):
             return
-        if status != IDLE_STATUS or self.is_batch_open:
-            return
+        if status == IDLE_STATUS and not self.is_batch_open:
+            self._rest(server)
+
+    def _rest(self, server: ServerSession) -> None:
+        """Give the server back between transactions, unless something is held."""
         if self.holds & Holds.DRAINING and self.is_idle:
             self.close(Reason.DRAINED)
         elif not self.holds & ~Holds.BLOCKED:
@@ -454,7 +457,7 @@ class ClientSession(Session, eq=False):
         self.gateway.statement_failed(self, head, fields)  # type: ignore[attr-defined]  # our gateway
 
     def answered(self, head: Entry, took_s: float) -> None:
-        """A request was answered: the log may want it."""
+        """Offer an answered request to the log."""
         if took_s >= self.noteworthy_s:
             self.note_statement(head, took_s)
 
@@ -510,7 +513,7 @@ class ClientSession(Session, eq=False):
             self.pool.clean(server, is_dirty=bool(self.holds & (Holds.SESSION | Holds.PINNED)))
 
     def terminate(self) -> None:
-        """The client said goodbye."""
+        """End as the client asked."""
         self.leave()
         self.finish(reason=Reason.FINISHED)
 
@@ -521,12 +524,9 @@ class ClientSession(Session, eq=False):
 
 def idle_error(refusal: Refusal, status: int) -> bytes:
     """Return an error as the answer to one request, with its ReadyForQuery."""
-    return (
-        wire.error_response(
-            refusal.sqlstate, refusal.message, severity="ERROR", detail=refusal.detail, hint=refusal.hint
-        )
-        + wire.ready_for_query(status)
-    )
+    return wire.error_response(
+        refusal.sqlstate, refusal.message, severity="ERROR", detail=refusal.detail, hint=refusal.hint
+    ) + wire.ready_for_query(status)
 
 
 __all__ = ["Busy", "ClientSession", "ClientState", "Hidden", "Holds", "idle_error"]

@@ -216,14 +216,18 @@ class ClusterRoom:
                 while self.state.writable() is not target:  # noqa: ASYNC110 - another process's progress
                     await asyncio.sleep(_LOOK_S)
         except TimeoutError as error:
-            raise BackendUnavailable(f"switchover to {target.name}", limit_s, "it did not become primary") from error
+            raise BackendUnavailable(
+                f"switchover to {target.name}", limit_s, "it did not become primary"
+            ) from error
         return target
 
     def _target(self, name: str | None) -> Node:
         candidates = [node for node in self.state.readable() if name is None or node.name == name]
         if not candidates:
             known = next((node.state for node in self.state.nodes if node.name == name), "not known")
-            raise BackendUnavailable(name or self.name, 0.0, f"no switchover: {known if name else 'no replica'}")
+            raise BackendUnavailable(
+                name or self.name, 0.0, f"no switchover: {known if name else 'no replica'}"
+            )
         return max(candidates, key=lambda node: node.replay_lsn)
 
     async def _left_by_all(self, old: Node | None) -> None:

@@ -89,19 +89,27 @@ async def connect(
     if tls is None or is_unix:
         return talk
     try:
-        talk.send(wire.ssl_request())
-        if await talk.receive_byte() == _YES:
-            await talk.start_tls(tls, server_side=False, server_hostname=host, timeout_s=timeout_s)
-            transport_ = talk.transport
-            assert transport_ is not None  # noqa: S101 - it was just made
-            certificate = transport_.get_extra_info("ssl_object").getpeercert(binary_form=True)
-            talk.channel_binding = end_point(certificate) if certificate else b""
-        elif is_tls_required:
-            raise BackendUnavailable(f"{host}:{port}", 0.0, "it has no TLS, which is required")
+        is_encrypted = await _encrypt(talk, tls, host, timeout_s)
     except BaseException:
         talk.abort()
         raise
+    if is_tls_required and not is_encrypted:
+        talk.abort()
+        raise BackendUnavailable(f"{host}:{port}", 0.0, "it has no TLS, which is required")
     return talk
+
+
+async def _encrypt(talk: StreamTalk, tls: ssl.SSLContext, host: str, timeout_s: float) -> bool:
+    """Ask a server for TLS; return whether it has it."""
+    talk.send(wire.ssl_request())
+    if await talk.receive_byte() != _YES:
+        return False
+    await talk.start_tls(tls, server_side=False, server_hostname=host, timeout_s=timeout_s)
+    transport = talk.transport
+    assert transport is not None  # noqa: S101 - it was just made
+    certificate = transport.get_extra_info("ssl_object").getpeercert(binary_form=True)
+    talk.channel_binding = end_point(certificate) if certificate else b""
+    return True
 
 
 async def log_in(
@@ -158,5 +166,13 @@ def in_words(error: BaseException) -> str:
     return str(error) if isinstance(error, SojournError) else type(error).__name__
 
 
-FAILURES = (OSError, ssl.SSLError, ConnectionLost, BackendUnavailable, LimitExceeded, ProtocolError, TimeoutError)
+FAILURES = (
+    OSError,
+    ssl.SSLError,
+    ConnectionLost,
+    BackendUnavailable,
+    LimitExceeded,
+    ProtocolError,
+    TimeoutError,
+)
 """What may go wrong with a node that is no fault of ours."""

@@ -23,7 +23,7 @@ from sojourn.core.recorder import Direction
 from sojourn.core.session import Session, in_words, raised_at
 from sojourn.core.table import Mode
 from sojourn.errors import BackendUnavailable, LimitExceeded, ProtocolError
-from sojourn.gateways.postgres import cancel, dial, login, wire
+from sojourn.gateways.postgres import cancel, dial, login, occupied, wire
 from sojourn.gateways.postgres.access import Access
 from sojourn.gateways.postgres.auth import SHARED_KEYS, Credentials
 from sojourn.gateways.postgres.client_deadlines import ClientDeadlines
@@ -170,6 +170,7 @@ class PostgresGateway(Gateway):
             now = monotonic()
             for pool in tuple(self.pools.values()):
                 pool.sweep(now)
+            occupied.leave(self.pools.values(), now)
             self._sweep_clients(now)
             self.door.tick()
 
@@ -179,7 +180,9 @@ class PostgresGateway(Gateway):
         for client, refusal in self._deadlines.overdue(clients, self.settings.timeouts, now):
             if client.server is not None and client.server.fifo:
                 # Without it the server would go on until it has something to say.
-                self.server.spawn(cancel.abandon(client.server, timeout_s=self.settings.timeouts.cancel_wait_timeout_s))
+                self.server.spawn(
+                    cancel.abandon(client.server, timeout_s=self.settings.timeouts.cancel_wait_timeout_s)
+                )
             client.refuse(refusal)
 
     # Connections of clients
@@ -260,7 +263,9 @@ class PostgresGateway(Gateway):
         if entry is None:
             return []
         auth_user = self.settings.auth.query_user
-        pool = self.pool_for(entry, database, auth_user, Credentials.of(auth_user, self.access.known.get(auth_user)))
+        pool = self.pool_for(
+            entry, database, auth_user, Credentials.of(auth_user, self.access.known.get(auth_user))
+        )
         node = pool.room.writable()
         if node is None:
             raise BackendUnavailable(pool.room.name, 0.0, "no primary is known")
@@ -429,7 +434,9 @@ class PostgresGateway(Gateway):
     def server_failed(self, server: ServerSession, error: Exception) -> None:
         """Tell of an answer that could not be taken: garbage, or a bug of ours."""
         text = in_words(error)
-        self.server.events.emit(SERVER_FAILED, None, server.pool.name, server.node.name, text, raised_at(error))
+        self.server.events.emit(
+            SERVER_FAILED, None, server.pool.name, server.node.name, text, raised_at(error)
+        )
 
     def public_pid(self, pid: int) -> int:
         """Return the PID that clients know for a backend's own."""
@@ -537,7 +544,11 @@ class PostgresGateway(Gateway):
                 labels,
                 pool.closed_transactions + sum(one.transactions for one in servers),
             )
-            yield "sojourn_postgres_queries_total", labels, pool.closed_queries + sum(one.queries for one in servers)
+            yield (
+                "sojourn_postgres_queries_total",
+                labels,
+                pool.closed_queries + sum(one.queries for one in servers),
+            )
         for room in self.rooms.values():
             for node in room.state.nodes:
                 labels = {"cluster": room.name, "node": node.name}

@@ -82,7 +82,9 @@ class ClientTalk(StreamTalk):
             return
         while (data := self.take_startup()) is not None:
             packet = wire.startup_packet(data)
-            if isinstance(packet, GSSENCRequest) or (isinstance(packet, SSLRequest) and gateway.access.tls is None):
+            if isinstance(packet, GSSENCRequest) or (
+                isinstance(packet, SSLRequest) and gateway.access.tls is None
+            ):
                 decline(self)
                 continue
             self.first = packet
@@ -166,7 +168,12 @@ def _check(tls: Tls | None, talk: ClientTalk, startup: StartupMessage, user: str
             "replication connections are not relayed",
             hint="Connect to the server directly.",
         )
-    if tls is not None and tls.mode in ("require", "verify-full") and not talk.is_tls and talk.address != "unix":
+    if (
+        tls is not None
+        and tls.mode in ("require", "verify-full")
+        and not talk.is_tls
+        and talk.address != "unix"
+    ):
         raise Refusal(SQLSTATE.INVALID_AUTHORIZATION, "TLS is required")
 
 
@@ -211,7 +218,9 @@ def _count_request(talk: ClientTalk) -> None:
     Raises: RemoteProtocolError.
     """
     if talk.has_unread or talk.is_tls:
-        raise RemoteProtocolError("bytes behind a request for encryption", "none before its answer", "Start-up")
+        raise RemoteProtocolError(
+            "bytes behind a request for encryption", "none before its answer", "Start-up"
+        )
     talk.asked += 1
     if talk.asked > _ENCRYPTION_REQUESTS_COUNT:
         raise RemoteProtocolError("a third request for encryption", "a startup message", "Start-up")
@@ -251,7 +260,9 @@ async def _encrypt_directly(
         raise RemoteProtocolError("a TLS handshake", "a startup packet, as there is no TLS here", "Start-up")
     chosen = await _shake_hands(gateway, tls, session, talk, is_begun=True)
     if chosen.selected_alpn_protocol() != ALPN:
-        raise RemoteProtocolError("TLS without SSLRequest and without ALPN", f"ALPN {ALPN}", "SSL Session Encryption")
+        raise RemoteProtocolError(
+            "TLS without SSLRequest and without ALPN", f"ALPN {ALPN}", "SSL Session Encryption"
+        )
 
 
 async def _shake_hands(
@@ -353,7 +364,11 @@ async def _enter(
 
 def _kept(gateway: PostgresGateway, parameters: Mapping[str, str]) -> dict[str, str]:
     ignored = gateway.settings.pool.ignore_startup_parameters
-    return {name: value for name, value in parameters.items() if name not in ignored and not name.startswith("_pq_.")}
+    return {
+        name: value
+        for name, value in parameters.items()
+        if name not in ignored and not name.startswith("_pq_.")
+    }
 
 
 async def _report(session: ClientSession, pool: Pool, base: Reported) -> Reported:

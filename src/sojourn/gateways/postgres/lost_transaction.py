@@ -79,7 +79,9 @@ def take(client: ClientSession, data: bytes) -> None:
             client.refuse(Refusal(SQLSTATE.PROTOCOL_VIOLATION, f"invalid message length {length}"))
             return
         end = pos + 1 + length
-        if end > size and (kind == Frontend.COPY_DATA or length > client.config.failover.retained_request_bytes):
+        if end > size and (
+            kind == Frontend.COPY_DATA or length > client.config.failover.retained_request_bytes
+        ):
             # What such a long message says does not matter any more.
             client.skip = end - size
             end = size
@@ -121,7 +123,7 @@ def _message(client: ClientSession, kind: int, body: bytes, out: list[bytes]) ->
 
 
 def _end(client: ClientSession, text: bytes, out: list[bytes]) -> None:
-    """Answer the end of the transaction; a COMMIT that is the first to hear of the loss must not look as if it was well."""
+    """Answer the end of the transaction; a COMMIT that is the first to hear of the loss gets the error."""
     if client.lost_told is not None and _COMMITS.match(text):
         _fail(client, out)
     else:
@@ -195,7 +197,7 @@ def _fail(client: ClientSession, out: list[bytes]) -> None:
 
 
 def over(client: ClientSession) -> None:
-    """The transaction is rolled back: nothing is left of it."""
+    """Let go of the transaction: it is rolled back."""
     client.busy &= ~_LOST
     client.status = _IDLE
     client.lost_text = b""

@@ -116,8 +116,8 @@ def decide(
         new_timeline: the timeline of that primary.
         switch_lsn: where ``armed.timeline`` was left, or a lower bound of that; 0 for unknown. Of no meaning on the
             same timeline: a server that came back knows what it had decided.
-        is_switch_exact: ``switch_lsn`` is no bound but the place itself. COMMIT's record lies behind ``armed.lsn``: where
-            the timeline was left before that, it is not there.
+        is_switch_exact: ``switch_lsn`` is no bound but the place itself. COMMIT's record lies behind
+            ``armed.lsn``: where the timeline was left before that, it is not there.
     Source: specification 3.3 point 3.
     """
     if armed.xid == 0:

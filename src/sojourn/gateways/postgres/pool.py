@@ -302,7 +302,9 @@ class Pool:
                 client.attached(server)
                 return
             client.server = server.client = None
-            self.clean(server, is_dirty=True)  # it is as good as before, and a login that fails must cost no server
+            self.clean(
+                server, is_dirty=True
+            )  # it is as good as before, and a login that fails must cost no server
             error = hidden.error
             why = error.get("M", "")
             client.refuse(
@@ -640,7 +642,11 @@ class Pool:
         """Enforce what depends on time: ages of free servers, the queue's timeout, the minimum."""
         settings = self._settings
         for client in tuple(self.waiting()):
-            if settings.queue_timeout_s and client.waits_since and now - client.waits_since > settings.queue_timeout_s:
+            if (
+                settings.queue_timeout_s
+                and client.waits_since
+                and now - client.waits_since > settings.queue_timeout_s
+            ):
                 self.forget_waiting(client)
                 self.reject(
                     client,
@@ -668,7 +674,9 @@ class Pool:
         why = ""
         if now - server.opened > settings.server_lifetime_s:
             why = "server_lifetime_s"
-        elif settings.server_idle_timeout_s and now - server.used > settings.server_idle_timeout_s and is_spare:
+        elif (
+            settings.server_idle_timeout_s and now - server.used > settings.server_idle_timeout_s and is_spare
+        ):
             why = "server_idle_timeout_s"
         elif len(place.servers) > self.size + self.reserve:
             why = "more than the pool's size"
@@ -705,14 +713,14 @@ class Pool:
         for place in self.places.values():
             self.serve_waiting(place)
 
-    def reconnect(self) -> None:
+    def reconnect(self, why: str = "RECONNECT") -> None:
         """Replace every server by a new one, each when it is free."""
         self.generation += 1
         for place in self.places.values():
             for servers in tuple(place.idle.values()):
                 for server in tuple(servers):
                     place.drop_idle(server)
-                    server.close("RECONNECT")
+                    server.close(why)
 
     def servers(self) -> Iterator[ServerSession]:
         """Yield all servers."""
@@ -727,9 +735,6 @@ class Pool:
     def busy_count(self) -> int:
         """Return how many servers somebody uses."""
         return sum(len(place.servers) - place.idle_count for place in self.places.values())
-
-
-
 
 
 def startup_texts(vector: Vector) -> dict[str, str]:

@@ -49,9 +49,7 @@ _COPIES = re.compile(rb"\s*copy\b", re.IGNORECASE)
 _REPEATABLE = (SQLSTATE.FEATURE_NOT_SUPPORTED, SQLSTATE.UNDEFINED_PSTATEMENT)
 
 
-def server_lost(
-    client: ClientSession, server: ServerSession, entries: tuple[Entry, ...], cause: str
-) -> None:
+def server_lost(client: ClientSession, server: ServerSession, entries: tuple[Entry, ...], cause: str) -> None:
     """Go on with a client whose server is gone.
 
     Args:
@@ -191,7 +189,8 @@ def text_of(client: ClientSession, chunk: bytes) -> bytes:
 
 def _carry_out(client: ClientSession, own: tuple[Entry, ...], loss: Loss, decision: Decision) -> None:
     owed = sum(
-        isinstance(one, bytes) or (isinstance(one, Expect) and one.kind in _ENDS_REQUEST and one.action != DROP)
+        isinstance(one, bytes)
+        or (isinstance(one, Expect) and one.kind in _ENDS_REQUEST and one.action != DROP)
         for one in own
     )
     match decision.action:
@@ -331,7 +330,11 @@ def restore(client: ClientSession, server: ServerSession) -> None:
             report = loss_report(lost)
             client.write(
                 wire.notice_response(
-                    report.sqlstate, report.message, severity="WARNING", detail=report.detail, hint=report.hint
+                    report.sqlstate,
+                    report.message,
+                    severity="WARNING",
+                    detail=report.detail,
+                    hint=report.hint,
                 )
             )
             client.note(report.detail)

@@ -110,104 +110,150 @@ def choose_table(server: ServerSession) -> None:
 def walk(server: ServerSession, data: bytes) -> None:
     """Take a chunk of the server message by message; a bug, or garbage, costs this server and nothing else."""
     try:
-        _walk(server, data)
+        _Walk(server, data).run()
     except Exception as error:  # noqa: BLE001 - the loop would only log it, without a word of where
         server.pool.gateway.server_failed(server, error)
         server.abort(f"its answer could not be taken: {type(error).__name__}")
 
 
-def _walk(server: ServerSession, data: bytes) -> None:
-    if server.kept:
-        data, server.kept = server.kept + data, b""
-    client = server.client
-    out: list[bytes] = []
-    start = pos = 0
-    size = len(data)
-    if server.skip:
-        pos = min(server.skip, size)
-        server.skip -= pos
-        if server.drops:
-            start = pos
-            server.drops = server.skip > 0
-    while True:
-        if pos < size:
+class _Walk:
+    """One chunk on its way: what goes to the client, and how far it has been looked at.
+
+    Always true: ``data[start:pos]`` has been looked at and is still to be passed on.
+    """
+
+    __slots__ = ("data", "end", "is_over", "out", "pos", "server", "size", "start")
+
+    def __init__(self, server: ServerSession, data: bytes) -> None:
+        if server.kept:
+            data, server.kept = server.kept + data, b""
+        self.server = server
+        self.data = data
+        self.size = len(data)
+        self.out: list[bytes] = []
+        self.start = self.pos = self.end = 0
+        self.is_over = False
+
+    def run(self) -> None:
+        """Take message after message; what is not whole is kept for the next chunk."""
+        server = self.server
+        if server.skip:
+            self.pos = min(server.skip, self.size)
+            server.skip -= self.pos
+            if server.drops:
+                self.start = self.pos
+                server.drops = server.skip > 0
+        while self._finds_one():
+            self._take()
+            if self.is_over:
+                return
+        if not self.is_over:
+            self._finish()
+
+    def _finds_one(self) -> bool:
+        """Go to the next message that has to be looked at; False: there is none any more in this chunk."""
+        server, data, size = self.server, self.data, self.size
+        if self.pos < size:
             choose_table(server)
-            pos = next_stop(data, pos, server.table)
+            self.pos = next_stop(data, self.pos, server.table)
+        pos = self.pos
         if pos >= size:
-            if pos > size and not server.skip:
-                server.skip = pos - size
-                head = server.fifo[0] if server.fifo else None
-                begin = -1 if type(head) is Hidden or server.drops else held_start(data, start, pos)
-                if begin >= 0:
-                    server.kept = data[begin:]
-                    server.skip = pos - begin
-            break
+            self._hold_row()
+            return False
         if size - pos < 5:  # noqa: PLR2004 - type and length
             server.kept = data[pos:]
-            break
+            return False
         kind, length = data[pos], int.from_bytes(data[pos + 1 : pos + 5], "big")
         if length < 4 or length > _LONGEST_BYTES.get(kind, -1):  # noqa: PLR2004 - the length counts itself
-            out.append(data[start:pos])
-            _flush(server, out)  # what was answered was done: it must not seem to be unanswered
-            server.abort(f"the server sent garbage: type {kind:#04x}, length {length}")
-            return
-        end = pos + 1 + length
-        if end > size:
-            if length > HELD_LIMIT_BYTES:
-                if type(server.fifo[0] if server.fifo else None) is Hidden:
-                    server.abort(f"an answer of {length} bytes to a query of ours")
-                    return
-                pos = end  # too large to be anything that matters
-                continue
+            self._pass_on()  # what was answered was done: it must not seem to be unanswered
+            self._abandon(f"the server sent garbage: type {kind:#04x}, length {length}")
+            return False
+        self.end = pos + 1 + length
+        if self.end <= size:
+            return True
+        if length <= HELD_LIMIT_BYTES:
             server.kept = data[pos:]
-            break
+        elif type(server.fifo[0] if server.fifo else None) is Hidden:
+            self._abandon(f"an answer of {length} bytes to a query of ours")
+        else:  # too large to be anything that matters
+            self.pos = self.end
+            self._hold_row()
+        return False
+
+    def _hold_row(self) -> None:
+        """Let the rest of the last message pass when it comes; a short row waits until it is whole."""
+        server, rest = self.server, self.pos - self.size
+        if rest <= 0 or server.skip:
+            return
+        server.skip = rest
+        head = server.fifo[0] if server.fifo else None
+        begin = -1 if type(head) is Hidden or server.drops else held_start(self.data, self.start, self.pos)
+        if begin >= 0:
+            server.kept = self.data[begin:]
+            server.skip = self.pos - begin
+
+    def _abandon(self, why: str) -> None:
+        self.is_over = True
+        self.server.abort(why)
+
+    def _pass_on(self) -> None:
+        """Write what was gathered and what was looked at, in one write."""
+        if self.start < self.pos:
+            self.out.append(self.data[self.start : self.pos])
+            self.start = self.pos
+        _flush(self.server, self.out)
+
+    def _take(self) -> None:
+        """Take the message at ``pos``, which is whole."""
+        server, data, pos, end = self.server, self.data, self.pos, self.end
+        kind = data[pos]
         if kind == Backend.ERROR_RESPONSE and _LAST_WORDS.search(data, pos, end):
-            out.append(data[start:pos])
-            _flush(server, out)  # as above
-            start = pos
+            self._pass_on()  # as above
         passes = _take(server, kind, data, pos, end)
         if server.state == "closed":
+            self.is_over = True
             return
         if passes is False:
             # It is going to be answered anew: also what came before the error is not for the client.
-            out.clear()
-            start = end
+            self.out.clear()
+            self.start = end
         elif passes is not None and passes is not True:
-            out.append(data[start:pos])
-            if passes:
-                out.append(passes)
-            start = end
-        pos = end
-        synthetic = _ripe(server)
-        if synthetic:
-            out.append(data[start:pos])
-            out.append(synthetic)
-            start = pos
+            self.out.append(data[self.start : pos])
+            self.out.append(passes)
+            self.start = end
+        self.pos = end
+        self._put_in_ripe()
         if kind == Backend.READY_FOR_QUERY:
-            if start < pos:
-                out.append(data[start:pos])
-                start = pos
-            _flush(server, out)
-            _ready(server, data[end - 1])
+            self._ready(data[end - 1])
+
+    def _put_in_ripe(self) -> None:
+        """Put the answers in that need no server and whose turn has come."""
+        synthetic = _ripe(self.server)
+        if synthetic:
+            self.out.append(self.data[self.start : self.pos])
+            self.out.append(synthetic)
+            self.start = self.pos
+
+    def _ready(self, status: int) -> None:
+        """End a request; behind it may come the next one's answer, or what nobody asked for."""
+        server = self.server
+        self._pass_on()
+        _ready(server, status)
+        if server.state == "closed":
+            self.is_over = True
+        elif server.client is not None:
+            self._put_in_ripe()
+
+    def _finish(self) -> None:
+        self.pos = self.size - len(self.server.kept)
+        self._pass_on()
+        server = self.server
+        if server.fifo:
+            choose_table(server)
+        else:
+            # What comes next is a plain request as a rule, which chooses no table; without one every chunk comes here.
             client = server.client
-            if server.state == "closed":
-                return
-            if client is not None:
-                out.append(_ripe(server))
-            if client is None and pos < size and not server.fifo:
-                # Unasked-for messages behind the last answer: a notice, a parameter, the end.
-                _walk(server, data[pos:])
-                return
-    stop = size - len(server.kept)
-    if start < stop:
-        out.append(data[start:stop])
-    _flush(server, out)
-    if server.fifo:
-        choose_table(server)
-    else:
-        # What comes next is a plain request as a rule, which chooses no table; without one every chunk comes here.
-        client = server.client
-        server.table = TAGS if client is not None and client.follows_tags else QUIET
+            server.table = TAGS if client is not None and client.follows_tags else QUIET
 
 
 def _flush(server: ServerSession, out: list[bytes]) -> None:
@@ -221,7 +267,9 @@ def _flush(server: ServerSession, out: list[bytes]) -> None:
     out.clear()
 
 
-def _take(server: ServerSession, kind: int, data: bytes, pos: int, end: int) -> bytes | bool | None:
+def _take(  # noqa: PLR0911 - one line per kind of message
+    server: ServerSession, kind: int, data: bytes, pos: int, end: int
+) -> bytes | bool | None:
     """Take one whole message; return True or None to pass it on, False to forget the answer so far.
 
     Returns: or other bytes to send instead of it.
@@ -253,18 +301,16 @@ def _take(server: ServerSession, kind: int, data: bytes, pos: int, end: int) -> 
         server.sent |= ROWS_SENT
         return True
     if type(head) is Expect:
-        return _expected(server, head, kind, data, pos, end)
+        if kind == Backend.COMMAND_COMPLETE and head.action != DROP:
+            server.client.completed_one(head, data[pos + 5 : end - 1])
+        return _expected(server, head, kind)
     return True
 
 
-def _expected(
-    server: ServerSession, head: Expect, kind: int, data: bytes, pos: int, end: int
-) -> bytes | bool | None:
+def _expected(server: ServerSession, head: Expect, kind: int) -> bytes | bool | None:
     """Match a message with the head of the queue."""
     client = server.client
     assert client is not None  # noqa: S101 - the caller looked
-    if kind == Backend.COMMAND_COMPLETE and head.action != DROP:
-        client.completed_one(head, data[pos + 5 : end - 1])
     if kind == Backend.READY_FOR_QUERY:
         # An error skips to here; what it skipped was taken out with it.
         if head.kind in (Frontend.SYNC, Frontend.QUERY, Frontend.FUNCTION_CALL):

@@ -113,7 +113,9 @@ class _Walk:
             if kind not in _KINDS or length < 4 or length > client.config.max_packet_bytes:  # noqa: PLR2004 - the length counts itself
                 self._write()
                 client.refuse(
-                    Refusal("08P01", f"invalid frontend message type {kind} or length {length}", severity="FATAL")
+                    Refusal(
+                        "08P01", f"invalid frontend message type {kind} or length {length}", severity="FATAL"
+                    )
                 )
                 return
             end = self.pos + 1 + length
@@ -230,7 +232,9 @@ class _Walk:
                 client.has_bound |= kind in (Frontend.BIND, Frontend.EXECUTE)
                 client.has_data = True  # counts in the beginning of a transaction only
             elif kind in (Frontend.QUERY, Frontend.FUNCTION_CALL):
-                client.is_batch_open = False  # both have a ReadyForQuery of their own, also without a Sync before them
+                client.is_batch_open = (
+                    False  # both have a ReadyForQuery of their own, also without a Sync before them
+                )
                 client.has_data |= kind == Frontend.FUNCTION_CALL
             self._to_server(server, kind, end, known)
             return True
@@ -350,7 +354,8 @@ class _Walk:
         if there is not None:
             server.prepared.pop(name, None)
             self._insert(
-                about_statement(Frontend.CLOSE, name), Expect(Frontend.CLOSE, DROP, name=name, statement=there)
+                about_statement(Frontend.CLOSE, name),
+                Expect(Frontend.CLOSE, DROP, name=name, statement=there),
             )
         if statement is not None:
             self._insert(
@@ -402,7 +407,9 @@ class _Walk:
         limit = client.config.pool.max_prepared_statements_per_client_count
         if client.prepared is not None and len(client.prepared) >= limit:
             refusal = wire.error_response(
-                "53400", f"a client may have {limit} prepared statements", hint="Close those that are not needed."
+                "53400",
+                f"a client may have {limit} prepared statements",
+                hint="Close those that are not needed.",
             )
             self._replace(end, _FAILING)
             server.fifo.append(Expect(Frontend.PARSE, REFUSED, data=refusal, name=name))
@@ -415,17 +422,25 @@ class _Walk:
             return
         statement = client.gateway.statements.intern(body)  # type: ignore[attr-defined]  # our gateway
         if server.prepared.get(name) is statement:
-            self._answer(end, Expect(Frontend.PARSE, SYNTHETIC, data=wire.parse_complete(), name=name, statement=statement))
+            self._answer(
+                end,
+                Expect(Frontend.PARSE, SYNTHETIC, data=wire.parse_complete(), name=name, statement=statement),
+            )
             return
         self._make_room(server)
         if self._there(server, name) is None:
             server.fifo.append(Expect(Frontend.PARSE, FORWARD, name=name, text=name, statement=statement))
             return
         if self._there(server, statement.alias) is statement:
-            self._answer(end, Expect(Frontend.PARSE, SYNTHETIC, data=wire.parse_complete(), name=name, statement=statement))
+            self._answer(
+                end,
+                Expect(Frontend.PARSE, SYNTHETIC, data=wire.parse_complete(), name=name, statement=statement),
+            )
             return
         self._replace(end, statement.parse(statement.alias))
-        server.fifo.append(Expect(Frontend.PARSE, FORWARD, name=name, text=statement.alias, statement=statement))
+        server.fifo.append(
+            Expect(Frontend.PARSE, FORWARD, name=name, text=statement.alias, statement=statement)
+        )
 
     def _answer(self, end: int, expect: Expect) -> None:
         """Answer a message ourselves, in its turn."""
@@ -458,7 +473,8 @@ class _Walk:
             name = next(iter(server.prepared))
             statement = server.prepared.pop(name)
             self._insert(
-                about_statement(Frontend.CLOSE, name), Expect(Frontend.CLOSE, DROP, name=name, statement=statement)
+                about_statement(Frontend.CLOSE, name),
+                Expect(Frontend.CLOSE, DROP, name=name, statement=statement),
             )
 
     def _at_server(self, server: ServerSession, name: bytes, statement: Statement) -> bytes:
@@ -515,7 +531,9 @@ class _Walk:
                 if chosen != name:
                     portal_end = self.pos + 5 + len(portal)
                     name_end = portal_end + 1 + len(name)
-                    head = rename_bind(self.data[self.pos : name_end + 1], portal_end - self.pos, name_end - self.pos, chosen)
+                    head = rename_bind(
+                        self.data[self.pos : name_end + 1], portal_end - self.pos, name_end - self.pos, chosen
+                    )
                     self._replace(name_end + 1, head)
             else:
                 self._forbid(server, name)
@@ -530,7 +548,7 @@ class _Walk:
         server.fifo.append(Expect(Frontend.BIND))
 
     def _forbid(self, server: ServerSession, name: bytes) -> None:
-        """A name that the client has not: PostgreSQL says so, as long as nobody else's is there under it."""
+        """Let PostgreSQL say that the client has no such name: nobody else's may be there under it."""
         if not self.client.holds & 1:
             self._own(server, name, None)
 
@@ -605,7 +623,9 @@ def _held_limit(kind: int) -> int:
     return PARSE_LIMIT_BYTES if kind in (Frontend.PARSE, Frontend.QUERY) else NAME_LIMIT_BYTES
 
 
-def _known_bytes(kind: int, data: bytes, pos: int, end: int) -> tuple[bytes, ...] | None:
+def _known_bytes(  # noqa: PLR0911 - one way per kind of message
+    kind: int, data: bytes, pos: int, end: int
+) -> tuple[bytes, ...] | None:
     """Return what has to be known of a message before it goes on, or None while that has not come.
 
     Returns: Query: its text; Parse: name and body; Bind: portal and name; Describe, Close: target; Execute: portal;

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 IDLE_STATUS = 73
 """Transaction status ``I`` of ReadyForQuery; ``T`` is in a transaction, ``E`` in a failed one."""
 _READY_BYTES = 6
+_READY_FOR_QUERY = 90
 
 
 class ServerState:
@@ -165,7 +166,7 @@ class ServerSession(asyncio.Protocol):
 
     # What the loop calls
 
-    def data_received(self, data: bytes) -> None:
+    def data_received(self, data: bytes) -> None:  # noqa: PLR0915 - a call costs 60 ns here
         """Forward what the server answers."""
         size = len(data)
         self.bytes_out += size
@@ -182,7 +183,12 @@ class ServerSession(asyncio.Protocol):
         if not kept and client is not None:
             pos = next_stop(data, self.skip, self.table)
             fifo = self.fifo
-            if pos + _READY_BYTES == size and len(fifo) == 1 and data[pos] == 90 and type(fifo[0]) is bytes:
+            if (
+                pos + _READY_BYTES == size
+                and len(fifo) == 1
+                and data[pos] == _READY_FOR_QUERY
+                and type(fifo[0]) is bytes
+            ):
                 # One plain request, answered in full: a look-up of each name costs 40 ns here.
                 self.skip = 0
                 now = monotonic()

@@ -2,7 +2,8 @@
 
 What ``loop.start_tls`` does, leaner for a relay: it never asks OpenSSL for what cannot be there (each such question
 raises and catches an exception), and writes past the event loop's queue like ``direct``. Measured: client TLS
-costs 5 to 8 us less a transaction. The cryptography is ``ssl``'s; this only moves bytes. Source: RFC 8446, Python's MemoryBIO.
+costs 5 to 8 us less a transaction. The cryptography is ``ssl``'s; this only moves bytes.
+Source: RFC 8446; ``ssl.MemoryBIO`` in Python's documentation.
 """
 
 from __future__ import annotations
