@@ -29,7 +29,8 @@ failover_lab: Any = importlib.import_module("failover_lab")
 _FIGURE = re.compile(
     r"number of (transactions actually processed|failed transactions|transactions retried): (\d+)"
 )
-_ABORTED = re.compile(r"client \d+ .*aborted|ERROR: +(.*)")
+_ABORTED = re.compile(r"client \d+ .*?aborted[^:]*: *(.*)")
+"""A client that pgbench gave up, and the error that it saw."""
 
 
 def main() -> int:
@@ -105,7 +106,7 @@ async def _judge(lab: Any, way: Any, said: str, memory: list[float]) -> int:  # 
     for line in said.splitlines():
         found = _ABORTED.search(line)
         if found:
-            errors[found[1] or "client aborted"] = errors.get(found[1] or "client aborted", 0) + 1
+            errors[found[1]] = errors.get(found[1], 0) + 1
     processed = figures.get("transactions actually processed", 0)
     print(f"\n{processed} transactions by pgbench, {rows} rows in pgbench_history")
     print(f"sums: accounts {accounts}, tellers {tellers}, branches {branches}, history {deltas}")

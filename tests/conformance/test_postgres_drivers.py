@@ -87,6 +87,43 @@ def test_a_client_that_does_not_ask_for_columns_is_told_that_its_plan_is_outdate
     assert ours == expected
 
 
+async def _altered_in_transaction(connection):
+    """Let the outdated plan be found in a transaction, and go on outside of it."""
+    await connection.execute("DROP TABLE IF EXISTS moving")
+    await connection.execute("CREATE TABLE moving AS SELECT 1 AS a, 2 AS b")
+    seen = [await connection.fetchrow("SELECT * FROM moving")]
+    await connection.execute("ALTER TABLE moving ALTER COLUMN b TYPE text")
+    with pytest.raises(asyncpg.InvalidCachedStatementError):
+        async with connection.transaction():
+            await connection.fetchrow("SELECT * FROM moving")
+    return [*seen, await connection.fetchrow("SELECT * FROM moving")]
+
+
+@pytest.mark.parametrize("way", OURS)
+def test_an_outdated_plan_that_is_found_in_a_transaction_is_outdated_after_it_too(lab, way):
+    """The transaction fails as without us; what the driver prepares after it is parsed anew."""
+    for _ in range(3):
+        ours, expected = on_each(lab, way, _altered_in_transaction)
+        assert ours == expected
+
+
+@pytest.mark.parametrize("way", OURS)
+def test_a_long_batch_costs_a_message_the_same_as_a_short_one(lab, way):
+    """Ten thousand messages under way at once: none of them is looked for among the others."""
+
+    async def use(connection):
+        prepared = await connection.prepare("SELECT $1::int")
+        spent = []
+        for count in (2_000, 20_000):
+            began = asyncio.get_running_loop().time()
+            await prepared.executemany([(number,) for number in range(count)])
+            spent.append(asyncio.get_running_loop().time() - began)
+        return spent[1] / spent[0]
+
+    ratio, _ = on_each(lab, way, use)
+    assert ratio < 50  # ten is linear, a hundred is not
+
+
 def test_a_statement_that_others_know_outdated_is_parsed_anew(lab):
     """Who prepares after the change gets today's columns, though servers hold the text with yesterday's."""
 

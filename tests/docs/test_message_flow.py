@@ -13,11 +13,12 @@ import pytest
 
 import sojourn.core
 import sojourn.errors
+import sojourn.gateways.postgres
 import sojourn.gateways.tacacs
 import sojourn.sansio
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "explanation" / "message-flow.md"
-PLACES = (sojourn.core, sojourn.sansio, sojourn.gateways.tacacs)
+PLACES = (sojourn.core, sojourn.sansio, sojourn.gateways.tacacs, sojourn.gateways.postgres)
 _CODE = re.compile(r"`([A-Z]\w+)(?:\.(\w+))?`")
 _DIAGRAM = re.compile(r"^```mermaid\n(.*?)^```", re.MULTILINE | re.DOTALL)
 _PARTICIPANT = re.compile(r"participant (\w+) as (\w+)")
@@ -26,7 +27,7 @@ _METHOD = re.compile(r"(?:^|or )(\w+)[(\[]")
 
 
 def classes() -> dict[str, type]:
-    """Return every public class of the core, of sansio and of the TACACS+ gateway by its name."""
+    """Return every public class of the core, of sansio and of the gateways by its name."""
     found: dict[str, type] = {}
     modules = [sojourn.errors]
     for place in PLACES:

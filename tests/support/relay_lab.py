@@ -27,7 +27,8 @@ from sojourn.gateways.postgres.config import (
     PostgresSettings,
 )
 from sojourn.gateways.postgres.gateway import PostgresGateway
-from sojourn.gateways.postgres.pool import Place, Pool
+from sojourn.gateways.postgres.place import Place
+from sojourn.gateways.postgres.pool import Pool
 from sojourn.gateways.postgres.reported import Reported
 from sojourn.gateways.postgres.server_session import ServerSession
 from sojourn.gateways.postgres.session_state import SessionState

@@ -116,7 +116,7 @@ def test_a_pool_opens_no_more_servers_than_its_size(run, tmp_path, server):
             first = await client.holding()
             await client.holding()
             _, answer = await client.queued()
-            room.pool("ana").sweep(monotonic())
+            room.pool("ana").upkeep.sweep(monotonic())
             assert len(servers(room)) == 2
             assert not answer.done()
             pid = await ask(first)
@@ -157,11 +157,11 @@ def test_the_reserve_is_opened_for_who_has_waited_long_enough(run, tmp_path, ser
         async with clients(settings(server, pool=pool), tmp_path) as (room, client):
             holder = await client.holding()
             _, answer = await client.queued()
-            room.pool("ana").sweep(monotonic())
+            room.pool("ana").upkeep.sweep(monotonic())
             assert len(servers(room)) == 1
             assert not answer.done()
             waiting(room)[0].waits_since -= 6
-            room.pool("ana").sweep(monotonic())
+            room.pool("ana").upkeep.sweep(monotonic())
             assert await answer
             assert len(servers(room)) == 2
             assert await ask(await client()) != await ask(holder)
@@ -178,9 +178,9 @@ def test_a_client_that_waits_too_long_gets_an_error_and_stays(run, tmp_path, ser
         async with clients(settings(server, pool=pool), tmp_path) as (room, client):
             holder = await client.holding()
             connection, answer = await client.queued()
-            room.pool("ana").sweep(monotonic() + 99)
+            room.pool("ana").upkeep.sweep(monotonic() + 99)
             assert not answer.done()
-            room.pool("ana").sweep(monotonic() + 101)
+            room.pool("ana").upkeep.sweep(monotonic() + 101)
             with pytest.raises(psycopg.errors.TooManyConnections, match="no server became free within 100 s"):
                 await answer
             assert not waiting(room)
@@ -220,7 +220,7 @@ def test_a_login_in_session_mode_waits_in_the_queue_too(run, tmp_path, server):
             third = asyncio.ensure_future(room.asyncpg("ana"))
             await room.until(lambda: len(waiting(room)) == 2)
             waiting(room)[1].waits_since -= 101
-            room.pool("ana").sweep(monotonic())
+            room.pool("ana").upkeep.sweep(monotonic())
             with pytest.raises(asyncpg.TooManyConnectionsError):
                 await third
             await first.close()
@@ -308,13 +308,13 @@ def test_a_minimum_is_kept_open(run, tmp_path, server):
         pool = PoolSettings(size_count=5, min_size_count=3, server_idle_timeout_s=60)
         async with clients(settings(server, pool=pool), tmp_path) as (room, client):
             await client()
-            room.pool("ana").sweep(monotonic())
+            room.pool("ana").upkeep.sweep(monotonic())
             await room.until(lambda: room.pool("ana").places and len(servers(room)) == 3)
-            room.pool("ana").sweep(monotonic() + 61)
+            room.pool("ana").upkeep.sweep(monotonic() + 61)
             assert len(servers(room)) == 3
             servers(room)[0].abort("a test")
             await room.until(lambda: len(servers(room)) == 2)
-            room.pool("ana").sweep(monotonic())
+            room.pool("ana").upkeep.sweep(monotonic())
             await room.until(lambda: len(servers(room)) == 3)
 
     run(main())
@@ -330,7 +330,7 @@ def test_the_limit_of_a_database_or_user_holds_over_its_pools(run, tmp_path, ser
         async with clients(settings(server, pool=pool), tmp_path) as (room, client):
             first, second = await client.holding(), await client.holding()
             with_limit = await client.queued(behind=0)
-            room.pool("ana").sweep(monotonic())
+            room.pool("ana").upkeep.sweep(monotonic())
             assert len(servers(room)) == 2
             await first.execute("COMMIT")
             assert await with_limit[1]
@@ -340,10 +340,10 @@ def test_the_limit_of_a_database_or_user_holds_over_its_pools(run, tmp_path, ser
             await newcomer.execute("BEGIN")
             assert len(servers(room)) + len(servers(room, *other)) == 2
             _, answer = await client.queued(*other)
-            room.pool(*other).sweep(monotonic())
+            room.pool(*other).upkeep.sweep(monotonic())
             assert not answer.done()
             await second.execute("COMMIT")
-            room.pool(*other).sweep(monotonic())
+            room.pool(*other).upkeep.sweep(monotonic())
             assert await answer
             assert len(servers(room)) + len(servers(room, *other)) == 2
 
@@ -373,7 +373,7 @@ def test_limits_of_single_databases_and_users_come_first(run, tmp_path, server):
             ] == [(7, "transaction"), (2, "session"), (7, "transaction"), (3, "statement")]
             await client.holding("ana", "store")
             _, answer = await client.queued("ana", "store")
-            room.pool("ana", "store").sweep(monotonic())
+            room.pool("ana", "store").upkeep.sweep(monotonic())
             assert not answer.done()
 
     run(main())
@@ -388,11 +388,11 @@ def test_a_reload_changes_sizes_at_once(run, tmp_path, server):
             await client.holding()
             _, answer = await client.queued()
             room.reload(databases=(one(pool_size_count=2),))
-            room.pool("ana").sweep(monotonic())
+            room.pool("ana").upkeep.sweep(monotonic())
             assert await answer
             assert len(servers(room)) == 2
             room.reload(databases=(one(pool_size_count=1),))
-            room.pool("ana").sweep(monotonic())
+            room.pool("ana").upkeep.sweep(monotonic())
             await room.until(lambda: len(servers(room)) == 1)
 
     run(main())
@@ -409,17 +409,17 @@ def test_old_and_idle_servers_are_closed(run, tmp_path, server):
         async with clients(settings(server, pool=pool), tmp_path) as (room, client):
             first, second = await client.holding(), await client.holding()
             pids = {await ask(first), await ask(second)}
-            room.pool("ana").sweep(monotonic() + LONG_S)
+            room.pool("ana").upkeep.sweep(monotonic() + LONG_S)
             assert {one.pid for one in servers(room)} == pids
             await first.execute("COMMIT")
-            room.pool("ana").sweep(monotonic() + 99)
+            room.pool("ana").upkeep.sweep(monotonic() + 99)
             assert len(servers(room)) == 2
             await room.until(lambda: room.pool("ana").primary.idle_count)  # it was tried
-            room.pool("ana").sweep(monotonic() + 101)
+            room.pool("ana").upkeep.sweep(monotonic() + 101)
             await room.until(lambda: len(servers(room)) == 1)
             await second.execute("COMMIT")
             servers(room)[0].opened -= 1001
-            room.pool("ana").sweep(monotonic())
+            room.pool("ana").upkeep.sweep(monotonic())
             await room.until(lambda: not servers(room))
             assert await ask(first) not in pids
             text = room.log()
@@ -438,15 +438,15 @@ def test_a_server_that_was_long_unused_is_tried_before_use(run, tmp_path, server
             connection = await client()
             pid = await ask(connection)
             checked = servers(room)[0]
-            room.pool("ana").sweep(monotonic() + 31)
+            room.pool("ana").upkeep.sweep(monotonic() + 31)
             assert not room.pool("ana").primary.idle_count
             await room.until(lambda: room.pool("ana").primary.idle_count)
             assert await ask(connection) == pid
             checked.transport.pause_reading()  # its answer never comes
-            room.pool("ana").sweep(monotonic() + 70)
+            room.pool("ana").upkeep.sweep(monotonic() + 70)
             other = await ask(connection)
             assert other != pid
-            room.pool("ana").sweep(monotonic() + 86)
+            room.pool("ana").upkeep.sweep(monotonic() + 86)
             await room.until(lambda: {one.pid for one in servers(room)} == {other})
 
     run(main())
@@ -467,13 +467,13 @@ def test_a_failed_login_at_the_server_is_not_tried_again_at_once(run, tmp_path, 
             place.node.address, address = "127.0.0.1:1", place.node.address
             answer = asyncio.ensure_future(ask(connection))
             await room.until(lambda: place.failures == 1)
-            room.pool("ana").sweep(monotonic())
+            room.pool("ana").upkeep.sweep(monotonic())
             assert place.connecting == 0
             place.node.address = address
             room.gateway.rooms["main"].tls = good
             place.retry_at = 0.0
             room.gateway.rooms["main"].state.assume(place.node)
-            room.pool("ana").sweep(monotonic())
+            room.pool("ana").upkeep.sweep(monotonic())
             assert await answer
             assert place.failures == 0
 

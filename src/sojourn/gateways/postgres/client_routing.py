@@ -381,6 +381,7 @@ def repeats(client: ClientSession, server: ServerSession) -> bool:
             client.forget_statement(name)  # the primary is asked for it again
     client.gateway.count_loss("misrouted")  # type: ignore[attr-defined]  # our gateway
     fifo.clear()
+    server.naming.clear()
     fifo.append(Hidden(lambda _: _elsewhere(client, server, request)))
     return True
 

@@ -119,6 +119,7 @@ class ClientSession(Session, eq=False):
     has_bound: bool = False
     kept: list[bytes] | None = None
     request: list[bytes] | None = None
+    request_bytes: int = 0
     portals: dict[bytes, Statement] | None = None
     prefix: list[bytes] | None = None
     route: int = 0
@@ -415,6 +416,8 @@ class ClientSession(Session, eq=False):
         self.holds |= Holds.UNSETTLED
         if tag in (b"DEALLOCATE", b"DEALLOCATE ALL", b"DISCARD ALL"):
             request_walk.forget_prepared(self, tag, text)
+        elif tag.startswith(b"ALTER "):
+            self.gateway.statements.forget_all()  # type: ignore[attr-defined]  # our gateway
 
     def parameter_reported(self, name: str, value: str) -> None:
         """Take a parameter that the server reported during a request of this client."""

@@ -169,7 +169,7 @@ class PostgresGateway(Gateway):
             await asyncio.sleep(SWEEP_S)
             now = monotonic()
             for pool in tuple(self.pools.values()):
-                pool.sweep(now)
+                pool.upkeep.sweep(now)
             occupied.leave(self.pools.values(), now)
             self._sweep_clients(now)
             self.door.tick()

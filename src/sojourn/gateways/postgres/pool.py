@@ -1,7 +1,7 @@
 """Pool: the servers of one database and user, and the clients that wait for one.
 
 Taking a server that is free and already has the client's settings costs two look-ups; everything else waits in a
-queue, in order of arrival. Knows limits and ages; which node is the primary it is told by the cluster.
+queue, in order of arrival. Knows limits; which node is the primary it is told by the cluster.
 Source: postgres-proxy.md sections 6.6 and 6.9.
 """
 
@@ -19,9 +19,11 @@ from sojourn.errors import LimitExceeded, SojournError
 from sojourn.gateways.postgres import dial, lost_transaction, recovery
 from sojourn.gateways.postgres.config import split_address
 from sojourn.gateways.postgres.messages import SQLSTATE, Refusal
+from sojourn.gateways.postgres.place import Place
 from sojourn.gateways.postgres.replies import Hidden
 from sojourn.gateways.postgres.reported import Reported
 from sojourn.gateways.postgres.server_session import ServerSession
+from sojourn.gateways.postgres.upkeep import Upkeep
 from sojourn.gateways.postgres.vector import EMPTY, Vector, difference
 
 if TYPE_CHECKING:
@@ -38,51 +40,6 @@ _RETRY_MAX_FACTOR = 16
 _CONNECTING_COUNT = 16
 """Logins under way at a node at once: with more of them the first one only comes later."""
 _LOOK_S, _SOON_S = 0.02, 0.002
-
-
-class Place:
-    """The servers of one pool at one node.
-
-    Life: made when the pool first needs the node, kept with the pool. Always true: a server is in ``servers`` from
-    its login to its loss; in ``idle`` exactly while nobody uses it.
-    """
-
-    __slots__ = ("connecting", "failures", "idle", "last_error", "node", "retry_at", "servers", "waiting")
-
-    def __init__(self, node: Node) -> None:
-        self.node = node
-        self.servers: set[ServerSession] = set()
-        self.idle: dict[Vector, list[ServerSession]] = {}
-        self.waiting: deque[ClientSession] = deque()
-        self.connecting = 0
-        self.failures = 0
-        self.retry_at = 0.0
-        self.last_error: SojournError | None = None
-
-    @property
-    def idle_count(self) -> int:
-        """Return how many servers nobody uses."""
-        return sum(map(len, self.idle.values()))
-
-    def any_idle(self) -> ServerSession | None:
-        """Take a free server, whatever its settings."""
-        for vector, servers in self.idle.items():
-            if servers:
-                server = servers.pop()
-                if not servers:
-                    del self.idle[vector]
-                return server
-        return None
-
-    def drop_idle(self, server: ServerSession) -> bool:
-        """Take one server out of the free ones."""
-        servers = self.idle.get(server.vector)
-        if servers is None or server not in servers:
-            return False
-        servers.remove(server)
-        if not servers:
-            del self.idle[server.vector]
-        return True
 
 
 class Pool:
@@ -127,11 +84,8 @@ class Pool:
         self.closed_queries = self.closed_transactions = self.closed_bytes_in = self.closed_bytes_out = 0
         self.closed_busy_s = self.closed_xact_s = self.wait_s = 0.0
         self.size, self.reserve, self.minimum = gateway.sizes(database, user)
-        self._settings = settings
-        self._checked: dict[ServerSession, float] = {}
-        """When free servers were last tried."""
-        self._checking: set[ServerSession] = set()
-        """Servers that have not answered that yet."""
+        self.settings = settings
+        self.upkeep = Upkeep(self)
         self.report: Reported | None = None
         self._reports: WeakKeyDictionary[Vector, Reported] = WeakKeyDictionary()
         self.on_lost: Callable[[], None] | None = None
@@ -139,7 +93,7 @@ class Pool:
 
     def reload(self, settings: PostgresSettings) -> None:
         """Take new sizes and timeouts; servers beyond them go when they are free."""
-        self._settings = settings.pool
+        self.settings = settings.pool
         self.database = self.gateway.find_database(self.name) or self.database
         self.size, self.reserve, self.minimum = self.gateway.sizes(self.database, self.user)
 
@@ -160,7 +114,7 @@ class Pool:
         return self.report or await self._wait_for_report()
 
     async def _wait_for_report(self) -> Reported:
-        limit_s = self._settings.queue_timeout_s or None
+        limit_s = self.settings.queue_timeout_s or None
         is_full = False
         try:
             async with asyncio.timeout(limit_s):
@@ -325,7 +279,7 @@ class Pool:
             server.used = monotonic()
             self.give_back(server)
             return
-        query = self._settings.server_reset_query
+        query = self.settings.server_reset_query
         if not query:
             server.close("its client held things and server_reset_query is empty")
             return
@@ -350,7 +304,7 @@ class Pool:
 
     def _queue(self, place: Place | None, client: ClientSession) -> None:
         queue = self.homeless if place is None else place.waiting
-        limit = self._settings.queue_limit_count
+        limit = self.settings.queue_limit_count
         if place is None:
             limit = min(limit, self.gateway.settings.failover.buffered_clients_count)
         if len(queue) >= limit:
@@ -494,7 +448,7 @@ class Pool:
                 spare.close("room for other startup parameters")
         while (
             not self.is_paused
-            and place.connecting < min(_CONNECTING_COUNT, len(place.waiting) + self._missing(place))
+            and place.connecting < min(_CONNECTING_COUNT, len(place.waiting) + self.missing(place))
             and self._has_room(place)
             and monotonic() >= place.retry_at
         ):
@@ -512,7 +466,8 @@ class Pool:
             if place.waiting:
                 self.grow(place)
 
-    def _missing(self, place: Place) -> int:
+    def missing(self, place: Place) -> int:
+        """Return how many servers are wanted there although nobody waits."""
         return max(0, self.minimum - len(place.servers))
 
     def _has_room(self, place: Place) -> bool:
@@ -520,7 +475,7 @@ class Pool:
         limit = self.size
         if self.reserve and place.waiting:
             waited_s = monotonic() - (place.waiting[0].waits_since or monotonic())
-            if waited_s >= self._settings.reserve_timeout_s:
+            if waited_s >= self.settings.reserve_timeout_s:
                 limit += self.reserve
         return count < limit and self.gateway.has_room_for(self)
 
@@ -565,7 +520,7 @@ class Pool:
     def _failed(self, place: Place, error: BaseException) -> None:
         place.failures += 1
         factor = min(2 ** (place.failures - 1), _RETRY_MAX_FACTOR)
-        place.retry_at = monotonic() + self._settings.server_login_retry_s * factor
+        place.retry_at = monotonic() + self.settings.server_login_retry_s * factor
         place.last_error = error if isinstance(error, SojournError) else None
         self.gateway.connect_failed(self, place.node, error)
 
@@ -579,7 +534,7 @@ class Pool:
         """
         gateway = self.gateway
         home = asking.holding.startup if asking is not None else EMPTY
-        timeout_s = self._settings.server_connect_timeout_s
+        timeout_s = self.settings.server_connect_timeout_s
         server = ServerSession(self, place.node, gateway.next_server_number())
         async with asyncio.timeout(timeout_s):
             talk = await dial.connect(
@@ -616,8 +571,7 @@ class Pool:
         place = self.places[server.node]
         place.servers.discard(server)
         place.drop_idle(server)
-        self._checked.pop(server, None)
-        self._checking.discard(server)
+        self.upkeep.forget(server)
         self.closed_queries += server.queries
         self.closed_transactions += server.transactions
         self.closed_bytes_in += server.bytes_in
@@ -635,71 +589,6 @@ class Pool:
     def role_reported(self, server: ServerSession, *, is_standby: bool) -> None:
         """Take note that a server said whether it is a standby (``in_hot_standby``, PostgreSQL 14 and later)."""
         self.room.role_reported(server.node, is_standby=is_standby)
-
-    # Ages and limits
-
-    def sweep(self, now: float) -> None:
-        """Enforce what depends on time: ages of free servers, the queue's timeout, the minimum."""
-        settings = self._settings
-        for client in tuple(self.waiting()):
-            if (
-                settings.queue_timeout_s
-                and client.waits_since
-                and now - client.waits_since > settings.queue_timeout_s
-            ):
-                self.forget_waiting(client)
-                self.reject(
-                    client,
-                    Refusal(
-                        SQLSTATE.TOO_MANY_CONNECTIONS,
-                        f"no server became free within {settings.queue_timeout_s:g} s (query_wait_timeout)",
-                        hint="Nothing of this request was executed; raise pool.size_count or try again.",
-                    ),
-                )
-        for server in tuple(self._checking):
-            if now - self._checked[server] > settings.server_connect_timeout_s:
-                server.abort("it did not answer the check")
-        for place in self.places.values():
-            for vector in [vector for vector, servers in place.idle.items() if not servers]:
-                del place.idle[vector]  # left by ``take``, and never more than one client's settings each
-            for servers in tuple(place.idle.values()):
-                for server in tuple(servers):
-                    self._sweep_idle(place, server, now)
-            if place.waiting or (self._missing(place) and place is self.primary):
-                self.grow(place)
-
-    def _sweep_idle(self, place: Place, server: ServerSession, now: float) -> None:
-        settings = self._settings
-        is_spare = len(place.servers) > self.minimum
-        why = ""
-        if now - server.opened > settings.server_lifetime_s:
-            why = "server_lifetime_s"
-        elif (
-            settings.server_idle_timeout_s and now - server.used > settings.server_idle_timeout_s and is_spare
-        ):
-            why = "server_idle_timeout_s"
-        elif len(place.servers) > self.size + self.reserve:
-            why = "more than the pool's size"
-        if why:
-            place.drop_idle(server)
-            server.close(why)
-        elif settings.server_check_delay_s and (
-            now - max(server.used, self._checked.get(server, 0.0)) > settings.server_check_delay_s
-        ):
-            place.drop_idle(server)
-
-            def checked(hidden: Hidden) -> None:
-                self._checking.discard(server)
-                if server.state == "closed":
-                    return
-                if hidden.error is None:
-                    self.give_back(server)
-                else:
-                    server.close("it did not pass the check")
-
-            self._checked[server] = now
-            self._checking.add(server)
-            server.run(b"", Hidden(checked))
 
     # What operators order
 

@@ -408,20 +408,23 @@ def repeats(client: ClientSession, server: ServerSession, head: Entry, fields: d
     sqlstate = fields.get("C", "")
     if sqlstate == SQLSTATE.READ_ONLY_SQL_TRANSACTION:
         return client_routing.repeats(client, server)
-    if not isinstance(head, bytes) or client.status != _IDLE or server.sent or len(server.fifo) != 1:
+    if sqlstate not in _REPEATABLE:
         return False
-    if sqlstate not in _REPEATABLE or head[0] != Frontend.BIND or server.repeat is head:
-        return False
-    name = bound_statement(head)
+    name = bound_statement(head) if isinstance(head, bytes) and head[0] == Frontend.BIND else b""
+    is_outdated = fields.get("R") == "RevalidateCachedQuery" or "cached plan" in fields.get("M", "")
     if sqlstate == SQLSTATE.FEATURE_NOT_SUPPORTED:
-        if "cached plan" not in fields.get("M", ""):
+        if not is_outdated:
             return False
-        statement = (client.prepared or {}).get(name)
+        statement = head.statement if isinstance(head, Expect) else (client.prepared or {}).get(name)
         if statement is not None:
             table: StatementTable = client.gateway.statements  # type: ignore[attr-defined]  # our gateway
             table.forget(statement)  # whoever parses the text from now on gets a plan of today
-        if not _is_described(head):
-            return False  # it knows the result by what it was told once, and would misread another
+    if not isinstance(head, bytes) or not name or server.repeat is head:
+        return False
+    if client.status != _IDLE or server.sent or len(server.fifo) != 1:
+        return False
+    if is_outdated and not _is_described(head):
+        return False  # it knows the result by what it was told once, and would misread another
     if client.pool.mode == "session":
         return False  # the server is its own: this is PostgreSQL's answer to it
     server.prepared.pop(name, None)

@@ -320,6 +320,8 @@ def _expected(server: ServerSession, head: Expect, kind: int) -> bytes | bool | 
         return b"" if head.action == DROP else True
     if kind in _ANSWERS.get(head.kind, ()):
         server.fifo.popleft()
+        if server.naming and server.naming[0] is head:
+            server.naming.popleft()
         if head.kind == Frontend.PARSE:
             _parsed(server, head)
         elif head.kind == Frontend.CLOSE and head.action == FORWARD and head.statement is not None:
@@ -347,6 +349,8 @@ def _ripe(server: ServerSession) -> bytes:
         if type(head) is not Expect or head.action != SYNTHETIC:
             break
         fifo.popleft()
+        if server.naming and server.naming[0] is head:
+            server.naming.popleft()
         ripe.append(head.data)
         client = server.client
         if client is not None:
@@ -413,6 +417,8 @@ def _skip_to_sync(server: ServerSession, client: ClientSession) -> bool:
         if one.kind == Frontend.SYNC:
             return one.action == DROP
         fifo.popleft()
+        if server.naming and server.naming[0] is one:
+            server.naming.popleft()
         if one.kind == Frontend.CLOSE and one.action != SYNTHETIC and one.statement is not None:
             server.prepared.setdefault(one.name, one.statement)  # the server did not come to it
         elif one.kind == Frontend.PARSE and not one.name:

@@ -8,6 +8,7 @@ the header and the names are read. Source: postgres-proxy.md sections 6.2, 6.3, 
 from __future__ import annotations
 
 import re
+from collections import deque
 from time import monotonic
 from typing import TYPE_CHECKING
 
@@ -279,8 +280,8 @@ class _Walk:
             case Frontend.BIND:
                 self._bind(server, *known)
             case Frontend.DESCRIBE:
-                self._named(server, kind, end, known[0])
-                fifo.append(Expect(kind, name=known[0][:1]))
+                described = self._named(server, kind, end, known[0])
+                fifo.append(Expect(kind, name=known[0][:1], statement=described))
             case Frontend.EXECUTE:
                 statement = (client.portals or {}).get(known[0])
                 text = b"" if statement is not None or client.unnamed is None else _text_of(client.unnamed)
@@ -308,7 +309,9 @@ class _Walk:
         limit = client.config.failover.retained_request_bytes
         if client.request is None:
             client.request = []
-        if not limit or sum(map(len, client.request)) + stop - self.pos > limit:
+            client.request_bytes = 0
+        client.request_bytes += stop - self.pos
+        if client.request_bytes > limit:
             client.request = [b""]  # too long to be sent again: an empty part says so
         elif client.request != [b""]:
             client.request.append(self.data[self.pos : stop])
@@ -385,7 +388,7 @@ class _Walk:
         self.out.append(message)
         server = self.client.server
         assert server is not None  # noqa: S101 - the caller looked
-        server.fifo.append(expect)
+        _expect(server, expect)
 
     def _parse(self, server: ServerSession, end: int, name: bytes, body: bytes) -> None:
         client = self.client
@@ -402,7 +405,7 @@ class _Walk:
         if known is not None:
             # PostgreSQL's own answer; it needs the name to be there.
             self._own(server, name, known)
-            server.fifo.append(Expect(Frontend.PARSE, name=name, text=name, statement=known))
+            _expect(server, Expect(Frontend.PARSE, name=name, text=name, statement=known))
             return
         limit = client.config.pool.max_prepared_statements_per_client_count
         if client.prepared is not None and len(client.prepared) >= limit:
@@ -412,13 +415,13 @@ class _Walk:
                 hint="Close those that are not needed.",
             )
             self._replace(end, _FAILING)
-            server.fifo.append(Expect(Frontend.PARSE, REFUSED, data=refusal, name=name))
+            _expect(server, Expect(Frontend.PARSE, REFUSED, data=refusal, name=name))
             return
         if not whole:
             self._forbid(server, name)
             client.has_long_statement = True
             client.show_pins()
-            server.fifo.append(Expect(Frontend.PARSE, name=name))
+            _expect(server, Expect(Frontend.PARSE, name=name))
             return
         statement = client.gateway.statements.intern(body)  # type: ignore[attr-defined]  # our gateway
         if server.prepared.get(name) is statement:
@@ -429,7 +432,7 @@ class _Walk:
             return
         self._make_room(server)
         if self._there(server, name) is None:
-            server.fifo.append(Expect(Frontend.PARSE, FORWARD, name=name, text=name, statement=statement))
+            _expect(server, Expect(Frontend.PARSE, FORWARD, name=name, text=name, statement=statement))
             return
         if self._there(server, statement.alias) is statement:
             self._answer(
@@ -438,9 +441,7 @@ class _Walk:
             )
             return
         self._replace(end, statement.parse(statement.alias))
-        server.fifo.append(
-            Expect(Frontend.PARSE, FORWARD, name=name, text=statement.alias, statement=statement)
-        )
+        _expect(server, Expect(Frontend.PARSE, FORWARD, name=name, text=statement.alias, statement=statement))
 
     def _answer(self, end: int, expect: Expect) -> None:
         """Answer a message ourselves, in its turn."""
@@ -448,7 +449,7 @@ class _Walk:
         server = self.client.server
         assert server is not None  # noqa: S101 - the caller looked
         if server.fifo:
-            server.fifo.append(expect)
+            _expect(server, expect)
             return
         client = self.client
         client.write(expect.data)
@@ -485,8 +486,8 @@ class _Walk:
         elif prepared.get(statement.alias) is statement:
             chosen = statement.alias
         else:
-            for one in server.fifo:  # its Parse may be under way
-                if type(one) is Expect and one.kind == Frontend.PARSE and one.statement is statement:
+            for one in _naming(server):  # its Parse may be under way
+                if one.kind == Frontend.PARSE and one.statement is statement:
                     return one.text
             self._make_room(server)
             chosen = name if self._there(server, name) is None else statement.alias
@@ -501,8 +502,8 @@ class _Walk:
 
     def _there(self, server: ServerSession, name: bytes) -> Statement | None:
         """Return what a name means to the server once it has answered what is under way."""
-        for one in reversed(server.fifo):
-            if type(one) is Expect and one.action != SYNTHETIC:
+        for one in reversed(_naming(server)):
+            if one.action != SYNTHETIC:
                 if one.kind == Frontend.PARSE and one.text == name and one.statement is not None:
                     return one.statement
                 if one.kind == Frontend.CLOSE and one.name == name:
@@ -511,15 +512,10 @@ class _Walk:
 
     def _find(self, server: ServerSession, name: bytes) -> Statement | None:
         """Return what a name means to the client, also while its Parse is under way."""
-        statement = (self.client.prepared or {}).get(name)
-        if statement is None or server.fifo:
-            for one in reversed(server.fifo):
-                if type(one) is Expect and one.name == name:
-                    if one.kind == Frontend.PARSE and one.action != DROP:
-                        return one.statement
-                    if one.kind == Frontend.CLOSE and one.action != DROP:
-                        return None
-        return statement
+        for one in reversed(_naming(server)):
+            if one.name == name and one.action != DROP:
+                return one.statement if one.kind == Frontend.PARSE else None
+        return (self.client.prepared or {}).get(name)
 
     def _bind(self, server: ServerSession, portal: bytes, name: bytes) -> None:
         client = self.client
@@ -545,7 +541,7 @@ class _Walk:
             client.portals[portal] = statement
         else:
             client.portals.pop(portal, None)
-        server.fifo.append(Expect(Frontend.BIND))
+        server.fifo.append(Expect(Frontend.BIND, statement=statement))
 
     def _forbid(self, server: ServerSession, name: bytes) -> None:
         """Let PostgreSQL say that the client has no such name: nobody else's may be there under it."""
@@ -566,21 +562,22 @@ class _Walk:
             self._insert(CLOSE_UNNAMED, Expect(Frontend.CLOSE, DROP))
             server.unnamed = None
 
-    def _named(self, server: ServerSession, kind: int, end: int, target: bytes) -> None:
-        """Describe of a statement or portal: ``target`` is S or P and the name."""
+    def _named(self, server: ServerSession, kind: int, end: int, target: bytes) -> Statement | None:
+        """Describe of a statement or portal: ``target`` is S or P and the name; return the named statement."""
         if target[:1] != b"S":
-            return
+            return None
         name = target[1:]
         if not name:
             self._unnamed(server)
-            return
+            return None
         statement = self._find(server, name)
         if statement is None:
             self._forbid(server, name)
-            return
+            return None
         chosen = self._at_server(server, name, statement)
         if chosen != name:
             self._replace(end, about_statement(kind, chosen))
+        return statement
 
     def _close(self, server: ServerSession, end: int, target: bytes) -> None:
         """Close: of a statement only for this client; the server keeps it for others."""
@@ -597,7 +594,7 @@ class _Walk:
             self._answer(end, Expect(Frontend.CLOSE, SYNTHETIC, data=wire.close_complete(), name=name))
         elif statement is not None and server.prepared.get(name) is statement:
             del server.prepared[name]
-            server.fifo.append(Expect(Frontend.CLOSE, name=name, statement=statement))
+            _expect(server, Expect(Frontend.CLOSE, name=name, statement=statement))
         else:
             self._answer(end, Expect(Frontend.CLOSE, SYNTHETIC, data=wire.close_complete(), name=name))
 
@@ -617,6 +614,20 @@ class _Walk:
                 server.copy_in = False
             else:
                 server.fifo.append(Expect(Frontend.COPY_DONE, SYNTHETIC))
+
+
+def _expect(server: ServerSession, expect: Expect | Hidden) -> None:
+    """Put an entry that may be about a named statement into the queue."""
+    server.fifo.append(expect)
+    if type(expect) is Expect and expect.name:
+        server.naming.append(expect)
+
+
+def _naming(server: ServerSession) -> deque[Expect]:
+    """Return what is under way about named statements; a queue of thousands of requests has few of it."""
+    if not server.fifo:
+        server.naming.clear()
+    return server.naming
 
 
 def _held_limit(kind: int) -> int:

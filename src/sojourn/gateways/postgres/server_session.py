@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from sojourn.errors import BackendUnavailable
 from sojourn.gateways.postgres import reply_walk, wire
 from sojourn.gateways.postgres.direct import writer_of
-from sojourn.gateways.postgres.replies import Entry, Hidden
+from sojourn.gateways.postgres.replies import Entry, Expect, Hidden
 from sojourn.gateways.postgres.scan import QUIET, next_stop
 from sojourn.gateways.postgres.vector import EMPTY, Vector
 
@@ -96,6 +96,7 @@ class ServerSession(asyncio.Protocol):
         "kept",
         "key",
         "last_pid",
+        "naming",
         "node",
         "number",
         "opened",
@@ -128,6 +129,8 @@ class ServerSession(asyncio.Protocol):
         self.client: ClientSession | None = None
         self.state = ServerState.STARTUP
         self.fifo: deque[Entry] = deque()
+        self.naming: deque[Expect] = deque()
+        """Those entries of ``fifo``, in the same order, that parse or close a named statement."""
         self.skip = 0
         self.drops = False
         self.kept = b""

@@ -60,6 +60,10 @@ class StatementTable:
         if self._by_body.get(statement.body) is statement:
             del self._by_body[statement.body]
 
+    def forget_all(self) -> None:
+        """Do the same for every statement: what a table is has changed, and nobody knows who asks for it."""
+        self._by_body.clear()
+
 
 def rename_bind(message: bytes, portal_end: int, name_end: int, name: bytes) -> bytes:
     """Return the first part of a Bind, up to its statement's name, with another name.
