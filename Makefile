@@ -56,7 +56,7 @@ $(STAMPS)/venv: constraints.txt tools/make_venv.py
 	@$(PIP) install --constraint constraints.txt --upgrade pip
 	@mkdir -p $(STAMPS) && touch $@
 
-$(STAMPS)/run: $(STAMPS)/venv pyproject.toml hatch_build.py src/sojourn/gateways/postgres/_scan.pyx
+$(STAMPS)/run: $(STAMPS)/venv pyproject.toml hatch_build.py $(wildcard src/sojourn/gateways/postgres/*.pyx)
 	@echo 'sojourn: installing what the daemon needs'
 	@$(INSTALL) --editable '.[embedded]'
 	@touch $@

@@ -1,9 +1,9 @@
-"""The build's one step of its own: compile the scanner of the postgres gateway, if this machine can.
+"""The build's one step of its own: compile the scanner and the writer of the postgres gateway, if this machine can.
 
-Sojourn works without it, only slower on large results; so whatever fails here costs one line of output and no more.
-An editable install gets the compiled file beside its source, a wheel gets it inside and is then of this platform.
+Sojourn works without them, only slower; so whatever fails here costs one line of output and no more.
+An editable install gets the compiled files beside their sources, a wheel gets them inside and is then of this platform.
 
-What it does not know on purpose: what the scanner does.
+What it does not know on purpose: what they do.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from typing import Any
 
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
-MODULE = "sojourn.gateways.postgres._scan"
-SOURCE = Path("src", *MODULE.split(".")).with_suffix(".pyx")
+PACKAGE = "sojourn.gateways.postgres"
+MODULES = ("_scan", "_direct")
 
 
-class ScannerHook(BuildHookInterface[Any]):
+class CompiledHook(BuildHookInterface[Any]):
     """Life: hatchling makes one per target, calls :meth:`initialize` before it builds and :meth:`finalize` after."""
 
     PLUGIN_NAME = "custom"
@@ -30,21 +30,31 @@ class ScannerHook(BuildHookInterface[Any]):
         """Compile, and say where the result belongs; ``version`` is ``editable`` or ``standard``."""
         if self.target_name != "wheel":
             return
-        source = Path(self.root) / SOURCE
         self._folder = Path(tempfile.mkdtemp(prefix="sojourn-build-"))
+        place = Path(*PACKAGE.split("."))
         try:
-            compiled = compile_extension(source, self._folder)
+            made = [
+                compile_extension(
+                    f"{PACKAGE}.{name}", Path(self.root, "src", place, f"{name}.pyx"), self._folder
+                )
+                for name in MODULES
+            ]
             if version == "editable":
-                # Renamed into place: a running server may have the old file mapped.
-                fresh = source.with_name(f".{compiled.name}.new")
-                shutil.copyfile(compiled, fresh)
-                os.replace(fresh, source.with_name(compiled.name))  # noqa: PTH105 - says that it may replace
+                for compiled in made:
+                    # Renamed into place: a running server may have the old file mapped.
+                    target = Path(self.root, "src", place, compiled.name)
+                    fresh = target.with_name(f".{compiled.name}.new")
+                    shutil.copyfile(compiled, fresh)
+                    fresh.replace(target)
                 return
         # Which errors a missing compiler, Cython or Python header leads to is for them to know.
         except (Exception, SystemExit) as error:  # noqa: BLE001 - as above
-            self.app.display_warning(f"sojourn: built without the compiled scanner ({type(error).__name__})")
+            self.app.display_warning(
+                f"sojourn: built without the compiled scanner and writer ({type(error).__name__})"
+            )
             return
-        build_data["force_include"][str(compiled)] = str(Path(*MODULE.split(".")[:-1], compiled.name))
+        for compiled in made:
+            build_data["force_include"][str(compiled)] = str(place / compiled.name)
         build_data["pure_python"] = False
         build_data["infer_tag"] = True
 
@@ -54,7 +64,7 @@ class ScannerHook(BuildHookInterface[Any]):
             shutil.rmtree(self._folder, ignore_errors=True)
 
 
-def compile_extension(source: Path, folder: Path) -> Path:
+def compile_extension(module: str, source: Path, folder: Path) -> Path:
     """Compile a Cython file, everything inside ``folder``; return the compiled module.
 
     Raises: whatever Cython, setuptools and the compiler raise where one of them is missing or fails.
@@ -66,9 +76,9 @@ def compile_extension(source: Path, folder: Path) -> Path:
     copy = folder / source.name
     shutil.copyfile(source, copy)
     with Path(os.devnull).open("w", encoding="utf-8") as nowhere, contextlib.redirect_stdout(nowhere):
-        extensions = cythonize([Extension(MODULE, [str(copy)])], quiet=True)
+        extensions = cythonize([Extension(module, [str(copy)])], quiet=True)
         command = build_ext(Distribution({"name": "sojourn", "ext_modules": extensions}))
         command.build_lib, command.build_temp = str(folder / "lib"), str(folder / "temp")
         command.ensure_finalized()
         command.run()
-    return Path(command.get_ext_fullpath(MODULE))
+    return Path(command.get_ext_fullpath(module))

@@ -66,11 +66,6 @@ class AcceptedConnection(Connection):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Fill in the peer, then ask for admission."""
         self.peer = self._listener.peer_of(transport, self._proxy_header)
-        if not self._listener.is_unix:
-            sock = transport.get_extra_info("socket")
-            if sock is not None:
-                with contextlib.suppress(OSError):  # the peer may be gone already
-                    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.is_checked = self._reserved is not None and self._proxy_header is None
         self.has_token = self._reserved is not None
         self.release()

@@ -7,7 +7,7 @@ import asyncio
 import asyncpg
 import psycopg
 import pytest
-from gateway_room import LOCALHOST, PASSWORD, gateway_room, server_thread, settings, users
+from gateway_room import LOCALHOST, PASSWORD, Room, gateway_room, server_thread, settings, users
 
 from sojourn.core.secret import Secret
 from sojourn.core.settings import ListenerSettings
@@ -358,24 +358,66 @@ def test_a_client_learns_which_version_it_gets(run, tmp_path, server, offer, met
     async def main():
         given = settings(server, auth=AuthSettings(method=method), users=users(ana=PASSWORD))
         async with gateway_room(given, tmp_path) as room:
-            raw = await room.raw()
-            await raw.start("ana", version=version, **dict.fromkeys(options, "on"))
-            if method == "password":
-                found = await raw.messages("R")
-                raw.send(wire.password_message(PASSWORD.encode()))
-                found += await raw.messages()
-            else:
-                found = await raw.messages()
-            kinds = [kind for kind, _ in found]
-            assert kinds[0] == ("R" if answer is None else "v")
-            assert kinds.count("v") == (answer is not None)
-            if answer is not None:
-                body = found[0][1]
-                assert int.from_bytes(body[:4], "big") in (answer[0], 3 << 16 | answer[0])
-                assert body[8:].decode().split("\0")[:-1] == answer[1]
-            key = next(body for kind, body in found if kind == "K")
-            assert len(key) == 4 + (32 if version[1] >= 2 else 4)
-            await raw.close()
+            keys = [await logged_in(room) for _ in range(3)]
+            assert len(set(keys)) == 3
+
+    async def logged_in(room: Room) -> bytes:
+        raw = await room.raw()
+        await raw.start("ana", version=version, **dict.fromkeys(options, "on"))
+        if method == "password":
+            found = await raw.messages("R")
+            raw.send(wire.password_message(PASSWORD.encode()))
+            found += await raw.messages()
+        else:
+            found = await raw.messages()
+        kinds = [kind for kind, _ in found]
+        assert kinds[0] == ("R" if answer is None else "v")
+        assert kinds.count("v") == (answer is not None)
+        if answer is not None:
+            body = found[0][1]
+            assert int.from_bytes(body[:4], "big") in (answer[0], 3 << 16 | answer[0])
+            assert body[8:].decode().split("\0")[:-1] == answer[1]
+        key = next(body for kind, body in found if kind == "K")
+        assert len(key) == 4 + (32 if version[1] >= 2 else 4)
+        await raw.close()
+        return key
+
+    run(main())
+
+
+def test_who_comes_again_is_told_what_the_first_was_told(run, tmp_path, server):
+    """Trusted clients that nobody has to be asked about are let in at once: the same messages, their own settings."""
+
+    async def main():
+        async with gateway_room(settings(server, auth=AuthSettings(method="trust")), tmp_path) as room:
+            told = []
+            for name in ("one", "one", "two", "one"):
+                raw = await room.raw()
+                await raw.start("open", application_name=name, DateStyle="German, DMY")
+                found = [message for message in await raw.messages() if message[0] != "K"]
+                raw.send(
+                    wire.query("SELECT current_setting('application_name'), current_setting('DateStyle')")
+                )
+                told.append((found, [body for kind, body in await raw.messages() if kind == "D"]))
+                await raw.close()
+            assert told[0] == told[1] == told[3] != told[2]
+            assert ("S", b"application_name\0one\0") in told[1][0]
+            assert b"German, DMY" in told[1][1][0]
+
+    run(main())
+
+
+def test_a_reload_that_asks_for_passwords_asks_those_too_that_were_trusted(run, tmp_path, server):
+    """What is remembered of a login never spares anybody the present rules."""
+
+    async def main():
+        given = settings(server, auth=AuthSettings(method="trust"), users=users(ana=PASSWORD))
+        async with gateway_room(given, tmp_path) as room:
+            for _ in range(2):
+                assert await room.who("asyncpg", "ana", "wrong") == "ana"
+            room.reload(auth=AuthSettings(method="scram-sha-256"))
+            with pytest.raises(asyncpg.InvalidPasswordError):
+                await room.asyncpg("ana", "wrong")
 
     run(main())
 

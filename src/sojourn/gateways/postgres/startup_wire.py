@@ -9,6 +9,7 @@ StartupMessage.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import lru_cache
 from struct import Struct
 
 from sojourn.errors import LocalProtocolError, WireError
@@ -34,6 +35,9 @@ MIN_STARTUP_BYTES = 8
 _REQUEST = Struct("!II")
 _CANCEL = Struct("!III")
 _REQUEST_MAJOR = 1234
+_MAJOR_3 = b"\0\3"
+_REMEMBERED_BYTES = 512
+_REMEMBERED_COUNT = 1024
 
 
 def ssl_request() -> bytes:
@@ -85,8 +89,15 @@ def startup_packet(packet: bytes) -> StartupPacket:
     """Read one whole startup packet, with its length.
 
     Returns: for a major version other than 3 a StartupMessage without parameters; refusing it is the session's work.
+        The same bytes may give the same object.
     Raises: WireError if it breaks the format. A missing user is no matter of format.
     """
+    if len(packet) <= _REMEMBERED_BYTES and packet.startswith(_MAJOR_3, 4):
+        return _remembered(packet)
+    return _startup_packet(packet)
+
+
+def _startup_packet(packet: bytes) -> StartupPacket:
     reader = BodyReader(packet, "startup packets")
     length, code = reader.u32("the length"), reader.u32("the code")
     if length != len(packet):
@@ -107,6 +118,10 @@ def startup_packet(packet: bytes) -> StartupPacket:
             f"request code {major}.{minor}", "1234.5678 (cancel), .5679 (SSL) or .5680 (GSSENC)", SOURCE
         )
     return StartupMessage(major, minor, {})
+
+
+_remembered = lru_cache(maxsize=_REMEMBERED_COUNT)(_startup_packet)
+"""The same for what applications send again with each connection; never for cancel keys."""
 
 
 def checked_key(pid: int, key: bytes) -> None:

@@ -1,0 +1,11 @@
+from collections.abc import Callable
+
+class Writer:
+    def __init__(
+        self,
+        number: int,
+        waiting_bytes: Callable[[], int],
+        is_closing: Callable[[], bool],
+        queue: Callable[[bytes], None],
+    ) -> None: ...
+    def __call__(self, data: bytes) -> None: ...
