@@ -49,7 +49,7 @@ class Work(NamedTuple):
 
     Args:
         ours, theirs: pool modes, each the best that the proxy has for this.
-        judged: ``cpu`` per transaction, or ``rate``: PgBouncer's transactions per second in terms of ours.
+        judged: ``cpu`` per transaction; ``rate``: PgBouncer's transactions per second in terms of ours; or nothing.
     """
 
     name: str
@@ -71,7 +71,9 @@ WORKS: Final = (
     Work("rows", "1,000 rows of 120 bytes", (), 0.9, script=WIDE),
     Work("narrow", "1,000 rows of 14 bytes", (), 0.9, script=NARROW),
     Work("tls", "simple protocol over TLS", ("--select-only", "--protocol=simple"), 1.25, tls=True),
-    Work("connect", "reconnecting", ("--select-only", "--connect"), 1.0, judged="rate"),
+    # A thread of pgbench blocks in each login, so that with one of them no two logins are ever under way.
+    Work("connect", "reconnecting", ("--select-only", "--connect", "--jobs=10"), 1.0, judged="rate"),
+    Work("one-login", "reconnecting, one at a time", ("--select-only", "--connect"), 0.0, judged=""),
 )
 IDLE: Final = "idle"
 
@@ -261,7 +263,7 @@ def gates_of(table: measure.Table, idle: dict[str, float], options: Options) -> 
     """Judge what was measured."""
     gates = []
     for work in WORKS:
-        if work.words not in table.samples:
+        if work.words not in table.samples or not work.judged:
             continue
         if work.judged == "cpu":
             what = f"{work.words}, CPU per transaction, times PgBouncer's"
