@@ -90,7 +90,7 @@ _MEANINGS = {
     "sojourn_offload_submitted_total": "Slow calls given to the pool of threads.",
     "sojourn_offload_timed_out_total": "Slow calls that took longer than they may.",
     "sojourn_postgres_clients": "Clients that are logged in.",
-    "sojourn_postgres_clients_waiting": "Clients that wait for a server.",
+    "sojourn_postgres_clients_waiting": "Clients that wait for a server, at their login too.",
     "sojourn_postgres_incidents_total": "Times that a cluster was without a primary, or changed it.",
     "sojourn_postgres_losses_total": "Clients whose server was lost, by the row of the retry table that decided.",
     "sojourn_postgres_node_is_primary": "1: new transactions go there.",

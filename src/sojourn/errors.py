@@ -93,12 +93,13 @@ class BackendUnavailable(SojournError):
 
     Args:
         backend: its configured name.
-        after_s: how long we waited, in seconds.
+        after_s: how long we waited, in seconds; 0 where it is known at once.
         cause: why, in words; never a secret.
     """
 
     def __init__(self, backend: str, after_s: float, cause: str) -> None:
-        super().__init__(f"{backend} unavailable after {after_s:.3f} s: {cause}")
+        waited = f" after {after_s:.3f} s" if after_s else ""
+        super().__init__(f"{backend} unavailable{waited}: {cause}")
         self.backend = backend
         self.after_s = after_s
         self.cause = cause

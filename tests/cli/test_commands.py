@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+import typer.main
 from typer.testing import CliRunner, Result
 
 from sojourn import __version__
@@ -54,6 +57,22 @@ def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     monkeypatch.setenv("SEAL_KEY", new_seal_key().reveal())
     file.write_text(CONFIGURATION)
     return str(file)
+
+
+def commands(command: Any, *names: str) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """Yield every command with what is typed for it."""
+    for name, child in getattr(command, "commands", {}).items():
+        yield from commands(child, *names, name)
+    yield names, command
+
+
+def test_help_is_shown_as_it_is_written() -> None:
+    """A word in square brackets is markup to whoever draws the help, and gone."""
+    for names, command in commands(typer.main.get_command(app)):
+        texts = [command.help or "", *(getattr(parameter, "help", "") or "" for parameter in command.params)]
+        words = {word for text in texts for word in text.split()}
+        shown = sojourn(*names, "--help", COLUMNS="1000").output
+        assert not {word for word in words if word not in shown}, names
 
 
 def test_no_arguments_show_the_help() -> None:

@@ -144,6 +144,41 @@ def test_a_statement_that_others_know_outdated_is_parsed_anew(lab):
     assert asyncio.run(use()) == [1, 1, 1, 1, "1", "1", "1", "1"]
 
 
+def _recreated(target, change):
+    """Let a text that new clients prepare under the same name mean another type each time; return what they see."""
+
+    def client():
+        return psycopg.connect(target.dsn(), connect_timeout=WITHIN_S, autocommit=True)
+
+    seen = []
+    with client() as owner:
+        owner.execute("DROP TABLE IF EXISTS turning")
+        owner.execute("CREATE TABLE turning (a int)")
+        for kind, value in (("int", "1"), ("text", "x"), ("date", "2026-11-21")):
+            for statement in change.format(kind=kind).split(";"):
+                owner.execute(statement)
+            with client() as other:
+                other.execute("INSERT INTO turning VALUES (%s)", [value], prepare=True)
+                other.execute("INSERT INTO turning VALUES (%s)", [value], prepare=True)
+                seen.append(
+                    other.execute("SELECT a FROM turning WHERE a = %s", [value], prepare=True).fetchall()
+                )
+    return seen
+
+
+@pytest.mark.parametrize("way", OURS)
+@pytest.mark.parametrize(
+    "change",
+    [
+        "DROP TABLE turning;CREATE TABLE turning (a {kind})",
+        "BEGIN;DROP TABLE turning;CREATE TABLE turning (a {kind});COMMIT",
+    ],
+)
+def test_a_text_is_parsed_anew_once_what_it_names_was_dropped(lab, way, change):
+    """asyncpg's test_extra_codec_alias: Parse settles the types of parameters, so that an old plan has old types."""
+    assert _recreated(lab.target(way), change) == _recreated(lab.direct, change)
+
+
 async def _looked_up(connection):
     """Send a long statement with a type that the driver has to look up between its Parse and its Bind."""
     await connection.execute(

@@ -540,7 +540,7 @@ class CopyComplete(Cell):
 
 
 class CopyingOut(Cell):
-    """The client receives data; how much it got does not matter, it did not get the end."""
+    """The client receives data of a query, of which nobody says that it only reads; it did not get the end."""
 
     async def prepare(self):
         self.connection = await self.connect(autocommit=True)
@@ -559,7 +559,7 @@ class CopyingOut(Cell):
                 self.rows.append(bytes(data))
 
     async def moved(self):
-        await self.fails_with(errors.SerializationFailure)
+        await self.fails_with(errors.TransactionResolutionUnknown)
         assert self.rows
         wanted = [f"{i}\t{self.name * 20}\t\\N\n".encode() for i in range(1, len(self.rows) + 1)]
         assert self.rows == wanted
@@ -616,7 +616,7 @@ class Cancelling(Cell):
 
     def waiting(self):
         """Return the clients that wait at our gateway."""
-        return [client for pool in self.way.gateway.all_pools() for client in pool.waiting()]
+        return [client for pool in self.way.gateway.pools.values() for client in pool.waiting()]
 
     async def moved(self):
         assert await self.ledger() == []

@@ -16,6 +16,7 @@ from failover_lab import running_failover_lab
 from psycopg import errors
 
 from sojourn.errors import BackendUnavailable
+from sojourn.gateways.postgres import incident_tables
 
 MODES = ("session", "transaction")
 BUSY_COUNT = 200
@@ -300,6 +301,54 @@ def test_a_primary_that_comes_back_is_taken_again(run, mode):
             assert await (await holder.execute("EXECUTE one")).fetchone() == (1,)
             assert await (await holder.execute("SHOW work_mem")).fetchone() == ("7MB",)
             await holder.close()
+
+    run(scenario())
+
+
+def test_an_incident_can_be_read_afterwards(run):
+    """Watch a pool: SHOW FAILOVERS and SHOW LOSSES say who waited and when; a start is told, and is no incident."""
+
+    async def scenario():
+        async with running_failover_lab() as lab:
+            way = await lab.gateway("transaction")
+            async with await way.connect(autocommit=True) as pinned, await way.connect() as client:
+                assert [event["primary"] for event in way.told("postgres.primary_found")] == ["db-1"]
+                assert way.told("postgres.cluster") == []
+                assert incident_tables.losses(way.gateway) == []
+                await pinned.execute("LISTEN news")
+                await lab.crash()
+                held = asyncio.ensure_future(client.execute("SELECT 1"))
+                await way.until_waiting(2)
+                await lab.promote()
+                await held
+                await until(lambda: way.room.state.incident is None)
+            (failover,) = incident_tables.failovers(way.gateway)
+            assert (failover.clients_held, failover.clients_refused, failover.state) == (2, 0, "failover")
+            assert (failover.old_primary, failover.new_primary) == ("db-1", "db-2")
+            (loss,) = incident_tables.losses(way.gateway)
+            assert (loss.situation, loss.count) == ("idle_restorable", 1)
+            assert failover.started - 1 < loss.last < failover.ended
+            moves = [(event["old"], event["new"]) for event in way.told("postgres.cluster")]
+            assert (moves[0][0], moves[-1][1]) == ("NORMAL", "NORMAL")
+
+    run(scenario())
+
+
+def test_clients_that_waited_in_vain_are_counted(run):
+    """SHOW FAILOVERS, clients_refused: they were told 57P03 because no primary came in time, and stayed."""
+
+    async def scenario():
+        async with running_failover_lab() as lab:
+            way = await lab.gateway("transaction", buffering_timeout_s=0.3)
+            async with await way.connect(autocommit=True) as client:
+                await lab.crash()
+                with pytest.raises(errors.CannotConnectNow):
+                    await client.execute("SELECT 1")
+                await lab.promote()
+                await until(lambda: way.room.writable() is not None)
+                await client.execute("SELECT 1")
+            (failover,) = incident_tables.failovers(way.gateway)
+            assert (failover.clients_held, failover.clients_refused) == (1, 1)
 
     run(scenario())
 

@@ -200,7 +200,7 @@ class Way:
     @property
     def waiting_count(self):
         """Return how many clients wait for a server."""
-        return sum(1 for pool in self.gateway.all_pools() for _ in pool.waiting())
+        return sum(1 for pool in self.gateway.pools.values() for _ in pool.waiting())
 
     async def until_waiting(self, count=1):
         """Return when so many clients wait for a server."""

@@ -17,7 +17,7 @@ from scripted_server import ScriptedServer
 from sojourn.core.connection import Connection
 from sojourn.core.peer import Peer
 from sojourn.gateways.postgres.auth import Credentials
-from sojourn.gateways.postgres.client_session import ClientSession, ClientState, Holds
+from sojourn.gateways.postgres.client_session import ClientSession
 from sojourn.gateways.postgres.config import (
     AuthSettings,
     Cluster,
@@ -33,6 +33,7 @@ from sojourn.gateways.postgres.reported import Reported
 from sojourn.gateways.postgres.server_session import ServerSession
 from sojourn.gateways.postgres.session_state import SessionState
 from sojourn.gateways.postgres.statements import Statement, StatementTable
+from sojourn.gateways.postgres.states import Busy, ClientState, Holds
 from sojourn.gateways.postgres.vector import EMPTY
 
 TURNS_LIMIT = 10_000
@@ -159,7 +160,7 @@ class LabGateway(PostgresGateway):
         session.reported = self.lab.reported
         session.user = session.database = "lab"
         if self.is_routed(pool):
-            session.busy |= 64
+            session.busy |= Busy.ROUTED
         if pool.mode == "session":
             session.holds |= Holds.SESSION
             pool.take(session)

@@ -21,7 +21,7 @@ def print_example() -> None:
 def print_settings(config: ConfigOption = None, pgbouncer_ini: PgBouncerOption = None) -> None:
     """Print the settings in force: the file's, the environment's and the defaults; secrets masked.
 
-    With --pgbouncer-ini its [postgres] is what that file means here.
+    With --pgbouncer-ini its table postgres is what that file means here.
     """
     settings, warnings = load_with_pgbouncer(config, pgbouncer_ini)
     for sentence in warnings:

@@ -30,6 +30,8 @@ app = typer.Typer(
     cls=ReportingGroup,
     name="sojourn",
     help="Session servers that keep the conversation alive.",
+    # As it is by default, "[v6]:port" would be shown as ":port".
+    rich_markup_mode="markdown",
     context_settings={"help_option_names": ["-h", "--help"]},
     # A traceback with local variables could show a secret.
     pretty_exceptions_enable=False,

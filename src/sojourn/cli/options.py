@@ -32,7 +32,7 @@ PgBouncerOption = Annotated[
     typer.Option(
         "--pgbouncer-ini",
         metavar="FILE",
-        help="PgBouncer's configuration, taken as [postgres]; everything else is as configured.",
+        help="PgBouncer's configuration instead of the table postgres; all else is as configured.",
     ),
 ]
 StrictOption = Annotated[

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -145,6 +146,10 @@ def test_without_the_table_there_is_no_gateway() -> None:
             "postgres.listeners[0].tls: TLS of the listener itself",
         ),
         (
+            'workers_count = 2\nlisteners = [{ address = "127.0.0.1:6432" }, { address = "[::1]:0" }]',
+            "postgres.listeners[1].address: '[::1]:0', while workers_count is 2",
+        ),
+        (
             "pool = { size_count = 2, min_size_count = 3 }",
             "postgres.pool.min_size_count: 3, more than size_count",
         ),
@@ -230,3 +235,11 @@ def test_the_example_file_is_good() -> None:
     settings = load_text(path.read_text(), str(path), {"SOJOURN_MONITOR_PASSWORD": "p", "SHOP_PASSWORD": "q"})
     assert settings.postgres is not None
     assert settings.postgres.databases
+
+
+def test_a_classifier_without_its_parser_is_a_problem(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the extra sojourn[routing] no statement would ever count as reading."""
+    text = "[postgres.routing]\nclassifier = true\ndefault = 'replica_reads'\n"
+    assert load(text).routing.classifier
+    monkeypatch.setitem(sys.modules, "pglast", None)
+    assert problems(text) == ["postgres.routing.classifier: true, while pglast is not installed"]

@@ -163,6 +163,66 @@ def test_pause_waits_for_transactions_and_holds_new_ones_until_resume(run):
     run(scenario())
 
 
+def test_a_pause_that_somebody_else_resumes_ends(run):
+    """RESUME ends PAUSE, also one that still waits: its operator is told so, and not left to wait for ever."""
+
+    async def scenario():
+        async with gateway_lab() as lab:
+            client = await lab.connect()
+            async with client.transaction():
+                await client.execute("SELECT 1")
+                for name in ("", " postgres"):
+                    pausing = asyncio.ensure_future(lab.console(f"PAUSE{name}"))
+                    await lab.until(lambda: bool(lab.gateway.paused))
+                    await lab.console(f"RESUME{name}")
+                    with pytest.raises(psycopg.errors.QueryCanceled, match="RESUME was ordered"):
+                        await pausing
+
+    run(scenario())
+
+
+def test_who_waits_for_the_first_server_of_a_pool_is_shown_and_counted(run):
+    """PgBouncer usage, SHOW POOLS: cl_waiting has logins that wait for a server; an alarm on it must not be blind."""
+
+    async def scenario():
+        async with gateway_lab() as lab:
+            await lab.console("PAUSE")
+            connecting = asyncio.ensure_future(lab.connect())
+            await lab.until(lambda: len(lab.clients()) == 1)
+            (pool,) = await lab.console("SHOW POOLS")
+            assert (pool["cl_active"], pool["cl_waiting"]) == (0, 1)
+            assert pool["maxwait"] * 1_000_000 + pool["maxwait_us"] > 0
+            (client,) = await lab.console("SHOW CLIENTS")
+            assert (client["state"], client["waits_for"]) == ("waiting", "RESUME")
+            figures = {name: value for name, _, value in lab.gateway.counters()}
+            assert figures["sojourn_postgres_clients_waiting"] == 1
+            await lab.console("RESUME")
+            await (await connecting).execute("SELECT 1")
+            (pool,) = await lab.console("SHOW POOLS")
+            assert (pool["cl_active"], pool["cl_waiting"], pool["maxwait_us"]) == (1, 0, 0)
+
+    run(scenario())
+
+
+@pytest.mark.parametrize(
+    ("order", "why"),
+    [
+        ("SWITCHOVER main", "no replica can take over"),
+        ("SWITCHOVER main TO db-1", "db-1 is PRIMARY"),
+        ("SWITCHOVER main TO db-7", "db-7 is no node of it"),
+    ],
+)
+def test_a_switchover_that_cannot_be_says_why(run, order, why):
+    """Issue 3, SWITCHOVER: what an operator can mend is named."""
+
+    async def scenario():
+        async with gateway_lab() as lab:
+            with pytest.raises(psycopg.errors.ObjectNotInPrerequisiteState, match=why):
+                await lab.console(order)
+
+    run(scenario())
+
+
 def test_a_database_that_nobody_has_used_can_be_paused(run):
     """PAUSE is for the database: pools that come later are held as well."""
 
@@ -292,10 +352,15 @@ def test_a_setting_is_changed_until_the_next_reload(run):
             )
             await client.execute("SELECT 1")
             assert next(iter(lab.gateway.pools.values())).size == 7
-            with pytest.raises(psycopg.errors.InvalidParameterValue):
-                await lab.console("SET default_pool_size = 'many'")
-            with pytest.raises(psycopg.errors.InvalidParameterValue):
-                await lab.console("SET default_pool_size = 0")
+            for order, wanted in (
+                ("default_pool_size = 'many'", "A whole number, 1 or more, 100000 at most."),
+                ("default_pool_size = 0", "A whole number, 1 or more, 100000 at most."),
+                ("server_lifetime = soon", "A number of seconds, 0 or more."),
+                ("audit = maybe", "One of log, off, pin."),
+            ):
+                with pytest.raises(psycopg.errors.InvalidParameterValue) as refused:
+                    await lab.console(f"SET {order}")
+                assert refused.value.diag.message_hint == wanted
             with pytest.raises(psycopg.errors.CantChangeRuntimeParam):
                 await lab.console("SET auth_type = 'trust'")
 

@@ -429,6 +429,27 @@ def test_cancelling_the_monitor_closes_its_connections(run):
 
 
 @pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (ConnectionRefusedError(111, "Connection refused"), "Connection refused"),
+        (BackendUnavailable("db-1", 0.0, "57P03: starting up"), "57P03: starting up"),
+        (TimeoutError(), "no answer in time"),
+        (ConnectionError("terminating connection"), "terminating connection"),
+        (ConnectionResetError(), "ConnectionResetError"),
+    ],
+)
+def test_evidence_is_told_in_the_words_of_operators(run, error, words):
+    """SHOW NODES and SHOW FAILOVERS are read by people who know PostgreSQL, not our classes."""
+
+    async def scenario():
+        monitor, node, _ = played([error])
+        await monitor.poll(node)
+        assert node.evidence == words
+
+    run(scenario())
+
+
+@pytest.mark.parametrize(
     ("error", "kind"),
     [
         (ConnectionRefusedError(), REFUSED),

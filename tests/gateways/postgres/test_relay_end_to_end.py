@@ -89,7 +89,7 @@ def test_garbage_before_the_login_is_refused_and_nobody_else_sees_it():
             await client.close()
             await lab.until(lambda: not lab.server.managers["postgres"].connections)
             assert not lab.clients()
-            assert all(pool.clients == 0 for pool in lab.gateway.all_pools())
+            assert all(pool.clients == 0 for pool in lab.gateway.pools.values())
 
     asyncio.run(check())
 
@@ -122,7 +122,7 @@ def test_a_client_that_stops_reading_a_large_result_costs_little_and_is_closed_i
                     highest = max(highest, rss_bytes() - before)
             assert highest < MEMORY_BYTES
             stuck.close()
-            pool = next(iter(lab.gateway.all_pools()))
+            pool = next(iter(lab.gateway.pools.values()))
             await lab.until(lambda: pool.busy_count == 0)
             assert pool.clients == 1
 

@@ -22,6 +22,16 @@ SENT = {"bytes_written_count": 40}
 READ = {**SENT, "is_write_possible": False}
 
 BY_ROW = [
+    # The error was told, its ReadyForQuery was not: nothing is lost but that.
+    ("failed_already", {**SENT, "is_answered": True}, Action.END_REQUEST, "", IDLE),
+    ("failed_already", {**SENT, "is_answered": True, "in_transaction": True}, Action.END_REQUEST, "", FAILED),
+    (
+        "failed_already",
+        {**SENT, "is_answered": True, "in_transaction": True, "is_commit": True},
+        Action.END_REQUEST,
+        "",
+        IDLE,
+    ),
     # No byte of the request was written to a server: wait for a new one, send.
     ("unsent", {}, Action.WAIT_AND_SEND, "", 0),
     ("unsent", {"is_commit": True}, Action.WAIT_AND_SEND, "", 0),
@@ -241,7 +251,8 @@ def test_what_may_be_committed_is_never_called_uncommitted(loss):
 def test_an_error_says_what_the_client_s_transaction_is_afterwards(loss):
     """Spec section 6.8: the connection stays; E only inside a transaction."""
     decision = decide(loss)
-    assert (decision.then != 0) == (bool(decision.sqlstate) or decision.action == Action.ANSWER_ROLLBACK)
+    ends = decision.action in (Action.ANSWER_ROLLBACK, Action.END_REQUEST)
+    assert (decision.then != 0) == (bool(decision.sqlstate) or ends)
     if decision.then == FAILED:
         assert loss.in_transaction
         assert not loss.is_commit

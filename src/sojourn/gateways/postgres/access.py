@@ -32,6 +32,9 @@ ALPN: Final = "postgresql"
 AuthQuery = Callable[[str, str, str], Awaitable[list[list[bytes | None]]]]
 """Runs a statement in a database with a user's name as its parameter: database, statement, user."""
 
+SOURCES_COUNT: Final = 64
+"""Databases of which the users' secrets are kept: whoever is not logged in yet may name any."""
+
 _BEGIN: Final = "-----BEGIN CERTIFICATE-----"
 _END: Final = "-----END CERTIFICATE-----"
 
@@ -97,14 +100,17 @@ class Access:
         if database in self.settings.console.databases and not auth.query_database:
             is_asked = False  # there is no such database in which it could run
         where = (auth.query_database or database) if is_asked else ""
-        source = self._sources.get(where)
+        source = self._sources.pop(where, None)
         if source is None:
-            source = self._sources[where] = SecretSource(
+            source = SecretSource(
                 self.known,
                 query=auth.query if is_asked else "",
                 run=partial(run, where) if is_asked else None,
                 cache_s=auth.query_cache_s,
             )
+        self._sources[where] = source  # the one that was used last comes last
+        if len(self._sources) > SOURCES_COUNT:
+            del self._sources[next(iter(self._sources))]
         return source
 
     def forget(self, user: str) -> None:

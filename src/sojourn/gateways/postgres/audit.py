@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Final
 from sojourn.core.events import EventKind
 from sojourn.gateways.postgres import recovery
 from sojourn.gateways.postgres.console.incident_rows import AuditRow
+from sojourn.gateways.postgres.messages import TransactionStatus
 from sojourn.gateways.postgres.replies import Hidden
-from sojourn.gateways.postgres.server_session import IDLE_STATUS, ServerState
 from sojourn.gateways.postgres.session_state import SessionState
 from sojourn.gateways.postgres.snapshot import differences, parse_snapshot, snapshot_sql
+from sojourn.gateways.postgres.states import Busy, Holds, ServerState
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -28,9 +29,6 @@ if TYPE_CHECKING:
 POSTGRES_AUDIT = EventKind("postgres.audit", ("node", "difference", "about"), level="warning")
 """A session holds something else on its server than we believe; the value itself is not told."""
 
-_WAITING = 1
-_HOLDS_SESSION = 1
-"""A bit of ``Busy`` and one of ``Holds``, whose module imports this one."""
 
 _SENTENCE: Final = re.compile(
     r"(setting|prepared statement|channel|cursor|temporary object|advisory lock)s? ?(.*?): (.*)", re.DOTALL
@@ -50,7 +48,7 @@ async def audit(pools: Iterable[Pool]) -> list[AuditRow]:
 
 def _is_at_rest(server: ServerSession) -> bool:
     client = server.client
-    if server.fifo or server.status != IDLE_STATUS or server.closing or server.cancels:
+    if server.fifo or server.status != TransactionStatus.IDLE or server.closing or server.cancels:
         return False
     if client is None:
         return server.state == ServerState.IDLE
@@ -109,7 +107,7 @@ def _row(server: ServerSession, client: ClientSession | None, sentence: str) -> 
 
 def check(client: ClientSession, server: ServerSession) -> None:
     """Compare a session that has just changed, before its next request; a difference is told, or pins as well."""
-    client.busy |= _WAITING
+    client.busy |= Busy.WAITING
     holding = client.holding
 
     def take(hidden: Hidden) -> None:
@@ -124,11 +122,11 @@ def check(client: ClientSession, server: ServerSession) -> None:
             if found and client.pool.gateway.settings.audit == "pin":
                 holding.take_snapshot(snapshot)
                 client.vector = server.vector = holding.vector
-                client.holds |= _HOLDS_SESSION
+                client.holds |= Holds.SESSION
                 client.note("pinned by the audit")
         client.show_pins()
         client.attached(server)
-        if client.server is server and not client.busy & _WAITING:
+        if client.server is server and not client.busy & Busy.WAITING:
             client.settle(server.status)
 
     server.run(snapshot_sql(holding.custom_names), Hidden(take))

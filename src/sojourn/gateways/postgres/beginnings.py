@@ -11,14 +11,13 @@ import re
 from typing import TYPE_CHECKING
 
 from sojourn.gateways.postgres import wire
-from sojourn.gateways.postgres.messages import Frontend
+from sojourn.gateways.postgres.messages import Frontend, TransactionStatus
 from sojourn.gateways.postgres.replies import DROP, Expect
+from sojourn.gateways.postgres.states import Busy, Holds
 
 if TYPE_CHECKING:
     from sojourn.gateways.postgres.client_session import ClientSession
 
-_IDLE, _IN_TRANSACTION = 73, 84
-_BEGINNING, _DEFERRED, _HOLDS_BEGINNING = 32, 128, 64
 _PLAIN_BEGIN = re.compile(
     rb"\s*(?:begin(?:\s+(?:work|transaction))?|start\s+transaction)\b[\w\s,]*;?\s*\Z", re.IGNORECASE
 )
@@ -38,16 +37,25 @@ def is_read_only(prefix: list[bytes] | None) -> bool:
 def opens(client: ClientSession, message: bytes, text: bytes) -> None:
     """Take note of a BEGIN that goes to the server."""
     server = client.server
-    if client.status == _IDLE and server is not None and not server.fifo and _PLAIN_BEGIN.match(text):
+    if (
+        client.status == TransactionStatus.IDLE
+        and server is not None
+        and not server.fifo
+        and _PLAIN_BEGIN.match(text)
+    ):
         client.prefix = [message]
         client.has_data = False
-        client.busy |= _BEGINNING
-        client.holds |= _HOLDS_BEGINNING
+        client.busy |= Busy.BEGINNING
+        client.holds |= Holds.BEGINNING
 
 
 def goes_on(client: ClientSession, message: bytes, text: bytes) -> None:
     """Take note of a statement that comes before any with data, or of the first with data."""
-    if client.prefix is not None and client.status == _IN_TRANSACTION and _ONLY_SETS.match(text):
+    if (
+        client.prefix is not None
+        and client.status == TransactionStatus.IN_TRANSACTION
+        and _ONLY_SETS.match(text)
+    ):
         client.prefix.append(message)
     else:
         client.has_data = True
@@ -57,19 +65,19 @@ def answers(client: ClientSession, text: bytes) -> bool:
     """Answer a BEGIN, or the end of one that no server has seen; False: it is the server's."""
     if client.server is not None or not client.config.is_deferring_begin:
         return False
-    if client.busy & _DEFERRED:
+    if client.busy & Busy.DEFERRED:
         end = _PLAIN_END.match(text)
         if end is None:
             return False
-        client.busy &= ~_DEFERRED
+        client.busy &= ~Busy.DEFERRED
         client.prefix = None
-        client.status = _IDLE
+        client.status = TransactionStatus.IDLE
         tag = b"COMMIT" if end[1].lower() in (b"commit", b"end") else b"ROLLBACK"
-    elif client.status == _IDLE and not client.is_batch_open and _PLAIN_BEGIN.match(text):
-        client.busy |= _DEFERRED
+    elif client.status == TransactionStatus.IDLE and not client.is_batch_open and _PLAIN_BEGIN.match(text):
+        client.busy |= Busy.DEFERRED
         client.prefix = [wire.query(text)]
         client.has_data = False
-        client.status = _IN_TRANSACTION
+        client.status = TransactionStatus.IN_TRANSACTION
         tag = b"BEGIN" if text.lstrip()[:1].lower() == b"b" else b"START TRANSACTION"
     else:
         return False
@@ -79,6 +87,6 @@ def answers(client: ClientSession, text: bytes) -> bool:
 
 def deferred(client: ClientSession) -> list[tuple[bytes, Expect]]:
     """Return the beginning that was answered before, for the server that the transaction now has."""
-    client.busy = client.busy & ~_DEFERRED | _BEGINNING
-    client.holds |= _HOLDS_BEGINNING
+    client.busy = client.busy & ~Busy.DEFERRED | Busy.BEGINNING
+    client.holds |= Holds.BEGINNING
     return [(message, Expect(Frontend.QUERY, DROP, text=message[5:-1])) for message in client.prefix or ()]

@@ -12,17 +12,18 @@ import hmac
 import secrets
 from typing import TYPE_CHECKING
 
-from sojourn.gateways.postgres import dial, recovery, wire
+from sojourn.gateways.postgres import dial, lost_transaction, recovery, wire
 from sojourn.gateways.postgres.config import split_address
 from sojourn.gateways.postgres.messages import SQLSTATE, Refusal
+from sojourn.gateways.postgres.states import Busy
 
 if TYPE_CHECKING:
     from sojourn.gateways.postgres.client_session import ClientSession
     from sojourn.gateways.postgres.server_session import ServerSession
 
-_WAITING = 1
 _KEY_BYTES = {0: 4, 2: 32}
 """Length of a key by minor protocol version; longer keys came with 3.2."""
+_CANCELED = Refusal(SQLSTATE.QUERY_CANCELED, "canceling statement due to user request", severity="ERROR")
 _FIRST_PID = 1 << 24
 """Below it are the operating system's own (pid_max is at most 2**22), so that ours are never taken for them."""
 
@@ -77,14 +78,17 @@ async def cancel(client: ClientSession, *, timeout_s: float) -> None:
 
     A client that waits for nothing is left alone. Failures are silent, as the protocol has no answer.
     """
-    if client.busy & _WAITING and client.server is None:
+    if client.busy & Busy.WAITING and client.server is None:
         if not client.kept or not client.pool.forget_waiting(client):
             return  # it waits for something that cannot be cancelled: its state on a new server, a COMMIT's fate
-        client.pool.reject(
-            client,
-            Refusal(SQLSTATE.QUERY_CANCELED, "canceling statement due to user request", severity="ERROR"),
-        )
+        client.pool.reject(client, _CANCELED)
         recovery.rebuild(client)
+        return
+    if client.busy & Busy.WAITING:
+        # What runs on its server is ours and prepares it for what the client asked for.
+        kept, client.kept = client.kept, []
+        if kept:
+            lost_transaction.reject(client, _CANCELED, b"".join(kept))
         return
     server = client.server
     if server is None or not server.fifo or server.cancels:

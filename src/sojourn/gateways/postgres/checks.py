@@ -1,6 +1,6 @@
 """What is wrong with a ``[postgres]`` table that no single value shows: names, references, what cannot work.
 
-Reads declared settings only; opens no file, dials nothing and never shows a secret.
+Reads declared settings, and whether the SQL parser is installed; opens no file, dials nothing, never shows a secret.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator
 from typing import Final
 from urllib.parse import urlsplit
 
+from sojourn.gateways.postgres import classifier
 from sojourn.gateways.postgres.config import Cluster, PostgresSettings, split_address
 
 Found = tuple[str, str, str]
@@ -47,6 +48,10 @@ def _listeners(settings: PostgresSettings) -> Iterator[Found]:
         if listener.tls is not None:
             wanted = "[postgres.tls] instead: PostgreSQL clients ask for TLS inside the protocol"
             yield f"listeners[{index}].tls", "TLS of the listener itself", wanted
+        is_free_port = listener.address.endswith(":0") and not listener.address.startswith("unix:")
+        if is_free_port and settings.workers_count > 1:
+            found = f"{listener.address!r}, while workers_count is {settings.workers_count}"
+            yield f"listeners[{index}].address", found, "a port: each worker would take another free one"
 
 
 def _cluster(path: str, cluster: Cluster) -> Iterator[Found]:
@@ -147,6 +152,12 @@ def _routing(settings: PostgresSettings) -> Iterator[Found]:
     if routing.classifier and routing.default != "replica_reads":
         found = f"true, while routing.default is {routing.default!r}"
         yield "routing.classifier", found, "false, or routing.default = 'replica_reads'"
+    if routing.classifier and not classifier.is_available():
+        yield (
+            "routing.classifier",
+            "true, while pglast is not installed",
+            "false, or sojourn[routing] installed",
+        )
     if routing.allowed_functions and not routing.classifier:
         yield "routing.allowed_functions", "functions without classifier", "classifier = true, or none"
 

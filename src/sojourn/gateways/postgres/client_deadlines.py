@@ -10,14 +10,13 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from sojourn.gateways.postgres.client_session import ClientSession
-from sojourn.gateways.postgres.messages import SQLSTATE, Refusal
+from sojourn.gateways.postgres.messages import SQLSTATE, Refusal, TransactionStatus
 from sojourn.gateways.postgres.reported import Reported
+from sojourn.gateways.postgres.states import Busy
 
 if TYPE_CHECKING:
     from sojourn.gateways.postgres.config import TimeoutSettings
     from sojourn.gateways.postgres.server_session import ServerSession
-
-_IDLE = 73
 
 _Seen = tuple[object, float]
 """What a client was like, and since when it has been."""
@@ -65,11 +64,13 @@ class ClientDeadlines:
             if server.fifo and limit_s and now - server.began > limit_s:
                 return Refusal(SQLSTATE.QUERY_CANCELED, f"query_timeout of {limit_s:g} s")
             limit_s = timeouts.transaction_timeout_s
-            if server.status != _IDLE and limit_s and now - server.attached > limit_s:
+            if server.status != TransactionStatus.IDLE and limit_s and now - server.attached > limit_s:
                 return Refusal(SQLSTATE.TRANSACTION_TIMEOUT, f"transaction_timeout of {limit_s:g} s")
             if server.fifo:
                 return None
-        is_in_transaction = client.status != _IDLE
+        if client.busy & Busy.WAITING:
+            return None  # it waits for us, not we for it
+        is_in_transaction = client.status != TransactionStatus.IDLE
         limit_s = (
             timeouts.idle_in_transaction_timeout_s if is_in_transaction else timeouts.client_idle_timeout_s
         )

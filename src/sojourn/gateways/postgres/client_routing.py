@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 from sojourn.gateways.postgres import recovery, wire
 from sojourn.gateways.postgres.classifier import Classifier
-from sojourn.gateways.postgres.messages import Frontend, Refusal
+from sojourn.gateways.postgres.messages import Frontend, Refusal, TransactionStatus
 from sojourn.gateways.postgres.replies import DROP, Expect, Hidden
 from sojourn.gateways.postgres.routing import (
     ROLE_SETTING,
@@ -29,19 +29,13 @@ from sojourn.gateways.postgres.routing import (
     session_mode,
 )
 from sojourn.gateways.postgres.scan import EXTENDED_NAMED, EXTENDED_UNNAMED, SIMPLE, classify
+from sojourn.gateways.postgres.states import HOLDS_PLACE, Busy, Holds
 
 if TYPE_CHECKING:
     from sojourn.gateways.postgres.client_session import ClientSession
     from sojourn.gateways.postgres.config import PostgresSettings
     from sojourn.gateways.postgres.server_session import ServerSession
 
-_IDLE, _FAILED = 73, 69
-_WAITING, _TRACKED, _ROUTED, _DEFERRED = 1, 4, 64, 128
-_HOLDS_PLACE = 1 | 2
-HOLDS_NEXT: Final = 256
-"""Bit of ``Holds``: a write is kept until the reads before it are answered, which a replica does."""
-HOLDS_FLOOR: Final = 512
-"""Bit of ``Holds``: how far the log is has to be asked after this request."""
 _HEADER_BYTES = 5
 _ENDS: Final = (Frontend.SYNC, Frontend.QUERY, Frontend.FUNCTION_CALL)
 _SHORT: Final = (SIMPLE, EXTENDED_NAMED, EXTENDED_UNNAMED)
@@ -94,7 +88,7 @@ def enter(client: ClientSession, *, is_session: bool) -> None:
         is_session: it keeps its server, so that only the choice of that one is ours.
     Raises: Refusal for a role that is none.
     """
-    policy: RoutingPolicy = client.gateway.routing  # type: ignore[attr-defined]  # our gateway
+    policy = client.gateway.routing
     wished = client.vector.get(ROLE_SETTING)
     if wished is not None:
         client.vector = client.vector.without(ROLE_SETTING)
@@ -108,8 +102,8 @@ def enter(client: ClientSession, *, is_session: bool) -> None:
 
 def switch_on(client: ClientSession) -> None:
     """Look at every statement of a client from now on."""
-    client.busy |= _ROUTED
-    policy: RoutingPolicy = client.gateway.routing  # type: ignore[attr-defined]  # our gateway
+    client.busy |= Busy.ROUTED
+    policy = client.gateway.routing
     if policy.reads_own_writes and client.floor is None:
         client.floor = LsnFloor()
 
@@ -120,29 +114,29 @@ def take(client: ClientSession, data: bytes) -> bool:
     What is one plain request goes the short way from here, once its route is known.
     """
     busy = client.busy
-    if busy & ~(_ROUTED | _TRACKED) or client.is_batch_open:
+    if busy & ~(Busy.ROUTED | Busy.TRACKED) or client.is_batch_open:
         return False
     server = client.server
-    if server is not None and client.status == _IDLE and not client.holds & _HOLDS_PLACE:
+    if server is not None and client.status == TransactionStatus.IDLE and not client.holds & HOLDS_PLACE:
         if client.route == Route.REPLICA and server.fifo and _route(client, data) == Route.PRIMARY:
-            client.holds |= HOLDS_NEXT
+            client.holds |= Holds.NEXT
             client.wait(data)
             return True
         if client.route == Route.PRIMARY and client.floor is not None:
-            client.holds |= HOLDS_FLOOR
-    if busy & _TRACKED or client.config.failover.arms_commit_outcome or classify(data) not in _SHORT:
+            client.holds |= Holds.FLOOR
+    if busy & Busy.TRACKED or client.config.failover.arms_commit_outcome or classify(data) not in _SHORT:
         return False
     if server is None:
         decide(client, data)
-    client.busy &= ~_ROUTED
+    client.busy &= ~Busy.ROUTED
     client.data_received(data)
-    client.busy |= _ROUTED
+    client.busy |= Busy.ROUTED
     return True
 
 
 def concerns(client: ClientSession, kind: int, known: tuple[bytes, ...]) -> bool:
     """Say whether a message that needs a server has to be looked at; the first hint switches that on."""
-    if client.busy & _ROUTED:
+    if client.busy & Busy.ROUTED:
         return True
     if kind == Frontend.QUERY:
         hint = hint_of(known[0])
@@ -166,18 +160,18 @@ def decide(client: ClientSession, data: bytes) -> None:
     client.route = Route.PRIMARY if client.is_route_forced else _route(client, data)
     client.is_route_forced = False
     if client.floor is not None and client.route == Route.PRIMARY:
-        client.holds |= HOLDS_FLOOR
+        client.holds |= Holds.FLOOR
 
 
 def _route(client: ClientSession, data: bytes) -> int:
-    policy: RoutingPolicy = client.gateway.routing  # type: ignore[attr-defined]  # our gateway
+    policy = client.gateway.routing
     rule = policy.rule(client.user)
     isolation = client.vector.get("default_transaction_isolation") or ""
     text = isolation if isinstance(isolation, str) else isolation.decode(errors="replace")
     session = session_mode(
         client.reported.values.get("default_transaction_read_only", ""), text.strip("' \"").lower()
     )
-    if client.busy & _DEFERRED and client.prefix:
+    if client.busy & Busy.DEFERRED and client.prefix:
         texts: Iterator[bytes] = iter((client.prefix[0][5:-1],))
     else:
         texts = _texts(client, data)
@@ -237,7 +231,11 @@ def answers(client: ClientSession, text: bytes) -> bool:
     Where answers are still under way the statement goes to the server, that takes any setting with a dot, and counts
     when its tag comes back.
     """
-    if len(text) > _LONGEST_ROLE_STATEMENT_BYTES or client.status == _FAILED or client.is_batch_open:
+    if (
+        len(text) > _LONGEST_ROLE_STATEMENT_BYTES
+        or client.status == TransactionStatus.FAILED
+        or client.is_batch_open
+    ):
         return False
     found = _ROLE.match(text)
     if found is None or (client.server is not None and client.server.fifo):
@@ -294,19 +292,19 @@ def goes_on(client: ClientSession, server: ServerSession, status: int) -> bool:
     """Do what waited for the last answer; True: it is seen to when the server goes back.
 
     Args:
-        client: ``holds`` has HOLDS_NEXT or HOLDS_FLOOR.
+        client: ``holds`` has Holds.NEXT or Holds.FLOOR.
         server: it owes nothing.
         status: of the last ReadyForQuery.
     """
-    if client.holds & HOLDS_NEXT:
-        client.holds &= ~HOLDS_NEXT
-        if status == _IDLE and not client.holds and not client.is_batch_open:
+    if client.holds & Holds.NEXT:
+        client.holds &= ~Holds.NEXT
+        if status == TransactionStatus.IDLE and not client.holds and not client.is_batch_open:
             client.detach(server)
         _resume(client)
         return True
-    if status != _IDLE or client.is_batch_open:
+    if status != TransactionStatus.IDLE or client.is_batch_open:
         return False
-    client.holds &= ~HOLDS_FLOOR
+    client.holds &= ~Holds.FLOOR
     floor = client.floor
     if floor is None or client.route != Route.PRIMARY:
         return False
@@ -323,7 +321,7 @@ def goes_on(client: ClientSession, server: ServerSession, status: int) -> bool:
 
 def _resume(client: ClientSession) -> None:
     """Go on with what was kept."""
-    client.busy &= ~_WAITING
+    client.busy &= ~Busy.WAITING
     client.waits_since = 0.0
     kept, client.kept = client.kept, None
     client.resume_reading()
@@ -348,15 +346,10 @@ def repeats(client: ClientSession, server: ServerSession) -> bool:
     done nothing either.
     """
     fifo = server.fifo
-    is_alone = client.status == _IDLE and not (
+    is_alone = client.status == TransactionStatus.IDLE and not (
         client.is_batch_open or server.sent or client.partial or client.skip
     )
-    if (
-        client.route != Route.REPLICA
-        or client.holds & _HOLDS_PLACE
-        or not is_alone
-        or client.request == [b""]
-    ):
+    if client.route != Route.REPLICA or client.holds & HOLDS_PLACE or not is_alone or client.request == [b""]:
         return False
     head = fifo[0]
     if isinstance(head, bytes):
@@ -379,7 +372,7 @@ def repeats(client: ClientSession, server: ServerSession) -> bool:
                 server.prepared.setdefault(one.name, one.statement)  # the server did not come to it
         for name in _parsed_names(request):
             client.forget_statement(name)  # the primary is asked for it again
-    client.gateway.count_loss("misrouted")  # type: ignore[attr-defined]  # our gateway
+    client.gateway.count_loss("misrouted")
     fifo.clear()
     server.naming.clear()
     fifo.append(Hidden(lambda _: _elsewhere(client, server, request)))

@@ -15,80 +15,30 @@ from collections.abc import Callable
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
-from sojourn.core.recorder import Direction
 from sojourn.core.session import Reason, Session
-from sojourn.gateways.postgres import audit, client_routing, recovery, request_walk, wire
-from sojourn.gateways.postgres.messages import Frontend, Refusal
-from sojourn.gateways.postgres.replies import Entry, Expect, Hidden
+from sojourn.gateways.postgres import (
+    audit,
+    client_routing,
+    owed,
+    recovery,
+    request_walk,
+    statement_names,
+)
+from sojourn.gateways.postgres.messages import SQLSTATE, Frontend, Refusal, TransactionStatus
+from sojourn.gateways.postgres.replies import Entry, Expect
 from sojourn.gateways.postgres.reported import EMPTY_REPORT, Reported
 from sojourn.gateways.postgres.scan import EXTENDED_NAMED, EXTENDED_UNNAMED, SIMPLE, bound_statement, classify
 from sojourn.gateways.postgres.session_state import SessionState
+from sojourn.gateways.postgres.statements import LongParse
+from sojourn.gateways.postgres.states import Busy, ClientState, Holds
 from sojourn.gateways.postgres.vector import EMPTY, Vector
 
 if TYPE_CHECKING:
+    from sojourn.gateways.postgres.gateway import PostgresGateway
     from sojourn.gateways.postgres.pool import Pool
     from sojourn.gateways.postgres.routing import LsnFloor
     from sojourn.gateways.postgres.server_session import ServerSession
     from sojourn.gateways.postgres.statements import Statement
-
-IDLE_STATUS = 73
-IN_TRANSACTION = 84
-FAILED_TRANSACTION = 69
-
-
-class ClientState:
-    """Where a client stands."""
-
-    STARTUP = "startup"
-    READY = "ready"
-    WAITING = "waiting"
-    QUERY = "query"
-    CLOSING = "closing"
-    CONSOLE = "console"
-    """An operator at the admin console."""
-
-
-class Busy:
-    """Why the next chunk of a client needs the long way: bits."""
-
-    WAITING = 1
-    """For a server; input is kept."""
-    INPUT = 2
-    """A message has come in part."""
-    TRACKED = 4
-    """A request is followed message by message."""
-    LOST = 8
-    """The server died in a transaction; nothing but ROLLBACK helps."""
-    COPYING = 16
-    """The server takes COPY data."""
-    BEGINNING = 32
-    """A transaction has only begun: what was sent can be sent again elsewhere."""
-    ROUTED = 64
-    """Statements are looked at for where they may go."""
-    DEFERRED = 128
-    """BEGIN was answered by us and no server knows of it yet."""
-    CLOSING = 256
-
-
-class Holds:
-    """Why a server may not be given back without a closer look: bits."""
-
-    SESSION = 1
-    PINNED = 2
-    INPUT = 4
-    TRACKED = 8
-    COPYING = 16
-    UNSETTLED = 32
-    """A statement of this request changed the session."""
-    BEGINNING = 64
-    DRAINING = 1024
-    """The client is closed when its transaction has ended."""
-    NEXT = 256
-    """A write waits for the reads before it, which a replica answers."""
-    FLOOR = 512
-    """How far the log is has to be asked after this transaction."""
-    BLOCKED = 2048
-    """The client takes no bytes: its server may go, but not before it is read from again."""
 
 
 class ClientSession(Session, eq=False):
@@ -99,11 +49,12 @@ class ClientSession(Session, eq=False):
     transaction; ``prepared`` what it may bind by name; ``status`` the last transaction status that it was told.
     """
 
+    gateway: PostgresGateway
     server: ServerSession | None = None
     pool: Pool = None  # type: ignore[assignment]  # set by login, before anything is relayed
     busy: int = 0
     holds: int = 0
-    status: int = IDLE_STATUS
+    status: int = TransactionStatus.IDLE
     vector: Vector = EMPTY
     reported: Reported = EMPTY_REPORT
     holding: SessionState = None  # type: ignore[assignment]  # set by login
@@ -141,7 +92,9 @@ class ClientSession(Session, eq=False):
     login_waiter: asyncio.Future[None] | None = None
     has_data: bool = False
     has_long_statement: bool = False
+    has_long_unnamed: bool = False
     floor: LsnFloor | None = None
+    redefines: bool = False
     has_left: bool = False
     seen: float = 0.0
     application: str = ""
@@ -206,7 +159,7 @@ class ClientSession(Session, eq=False):
 
     def connection_lost(self, error: Exception | None) -> None:
         """Give back or close the server, then let the core know."""
-        self.gateway.client_left(self)  # type: ignore[attr-defined]  # our gateway
+        self.gateway.client_left(self)
         self.connection.connection_lost(error)
 
     def pause_writing(self) -> None:
@@ -282,6 +235,13 @@ class ClientSession(Session, eq=False):
                 self._keep((kept or [])[index:])
                 return
             self.data_received(data)
+        if not kept and self.server is server and not server.fifo:
+            self.settle(server.status)  # what it waited for was cancelled meanwhile
+
+    @property
+    def asks_nothing(self) -> bool:
+        """Say whether it waits for nothing but its session's state on a new server: there is nobody to refuse."""
+        return self.kept is not None and not self.kept and self.login_waiter is None
 
     def _keep(self, rest: list[bytes]) -> None:
         self.kept = (self.kept or []) + rest
@@ -302,17 +262,21 @@ class ClientSession(Session, eq=False):
             self._settle_state(server, status)
             if self.server is None:
                 return
-        if self.busy & Busy.BEGINNING and (self.has_data or status != IN_TRANSACTION):
+        if self.busy & Busy.BEGINNING and (self.has_data or status != TransactionStatus.IN_TRANSACTION):
             self.end_beginning()
         self.busy &= ~Busy.COPYING
         self.holds &= ~Holds.COPYING
-        if status == IDLE_STATUS:
+        if status == TransactionStatus.IDLE:
             self.armed = None
             if self.portals:
                 self.portals = None
         elif self.pool.mode == "statement" and not server.fifo:
             self.refuse(
-                Refusal("0A000", "transaction blocks are not allowed in statement pooling", severity="FATAL")
+                Refusal(
+                    SQLSTATE.FEATURE_NOT_SUPPORTED,
+                    "transaction blocks are not allowed in statement pooling",
+                    severity="FATAL",
+                )
             )
             return
         if server.fifo:
@@ -323,11 +287,14 @@ class ClientSession(Session, eq=False):
             self.request = None
         if self.holds & (Holds.NEXT | Holds.FLOOR) and client_routing.goes_on(self, server, status):
             return
-        if status == IDLE_STATUS and not self.is_batch_open:
+        if status == TransactionStatus.IDLE and not self.is_batch_open:
             self._rest(server)
 
     def _rest(self, server: ServerSession) -> None:
         """Give the server back between transactions, unless something is held."""
+        if self.has_long_unnamed and type(self.unnamed) is not LongParse:
+            self.has_long_unnamed = False
+            self.show_pins()
         if self.holds & Holds.DRAINING and self.is_idle:
             self.close(Reason.DRAINED)
         elif not self.holds & ~Holds.BLOCKED:
@@ -341,10 +308,13 @@ class ClientSession(Session, eq=False):
         """Let what this request changed count: settings, pins, doubts."""
         holding = self.holding
         holding.ready(status)
-        if status != IDLE_STATUS:
+        if status != TransactionStatus.IDLE:
             server.vector = holding.current_vector
             return
         self.holds &= ~Holds.UNSETTLED
+        if self.redefines:
+            self.redefines = False
+            self.gateway.statements.forget_all()  # what others parsed before the COMMIT is outdated by it
         self.vector = holding.vector
         server.vector = holding.server_vector
         holding.corrected()  # what differs is sent before anything else, here or by the next pool.take
@@ -357,7 +327,7 @@ class ClientSession(Session, eq=False):
 
     def show_pins(self) -> None:
         """Keep the server while the session holds what lives there only."""
-        if self.holding.pins or self.has_long_statement:
+        if self.holding.pins or self.has_long_statement or self.has_long_unnamed:
             self.holds |= Holds.PINNED
         else:
             self.holds &= ~Holds.PINNED
@@ -406,6 +376,8 @@ class ClientSession(Session, eq=False):
             text = expect.statement.text
         else:
             text = expect.text
+        if expect.kind == Frontend.EXECUTE and tag in owed.BLOCK_TAGS and self.server is not None:
+            owed.note_block(self.server, tag, text)
         if self.holds & Holds.UNSETTLED or request_walk.may_change_session(tag, text):
             self._note(tag, text)
 
@@ -415,9 +387,10 @@ class ClientSession(Session, eq=False):
         self.holding.completed(tag, text)
         self.holds |= Holds.UNSETTLED
         if tag in (b"DEALLOCATE", b"DEALLOCATE ALL", b"DISCARD ALL"):
-            request_walk.forget_prepared(self, tag, text)
-        elif tag.startswith(b"ALTER "):
-            self.gateway.statements.forget_all()  # type: ignore[attr-defined]  # our gateway
+            statement_names.forget(self, tag, text)
+        elif tag.startswith((b"ALTER ", b"DROP ")):
+            self.gateway.statements.forget_all()
+            self.redefines = True
 
     def parameter_reported(self, name: str, value: str) -> None:
         """Take a parameter that the server reported during a request of this client."""
@@ -457,7 +430,7 @@ class ClientSession(Session, eq=False):
         """Take an error of the client's statement: for the session's state, the log and the trace."""
         if self.holds & Holds.UNSETTLED:
             self.holding.failed()
-        self.gateway.statement_failed(self, head, fields)  # type: ignore[attr-defined]  # our gateway
+        self.gateway.statement_failed(self, head, fields)
 
     def answered(self, head: Entry, took_s: float) -> None:
         """Offer an answered request to the log."""
@@ -466,7 +439,7 @@ class ClientSession(Session, eq=False):
 
     def note_statement(self, head: Entry, took_s: float) -> None:
         """Offer a statement to the log: a slow one, or any where statements are sampled."""
-        self.gateway.log_statement(self, head, took_s, "")  # type: ignore[attr-defined]  # our gateway
+        self.gateway.log_statement(self, head, took_s, "")
 
     # The beginning of a transaction
 
@@ -484,7 +457,7 @@ class ClientSession(Session, eq=False):
         """Say whether the client is between two transactions, with nothing under way; or has not begun to log in."""
         if self.task is not None:
             return self.state == ClientState.CONSOLE or not self.user
-        if self.status != IDLE_STATUS or self.busy & ~Busy.ROUTED or self.is_batch_open:
+        if self.status != TransactionStatus.IDLE or self.busy & ~Busy.ROUTED or self.is_batch_open:
             return False
         return self.server is None or not self.server.fifo
 
@@ -510,7 +483,7 @@ class ClientSession(Session, eq=False):
             return
         server.client = None
         server.resume_reading()
-        if server.fifo or server.status != IDLE_STATUS or self.skip or self.is_batch_open:
+        if server.fifo or server.status != TransactionStatus.IDLE or self.skip or self.is_batch_open:
             server.abort("its client went away in the midst of a request")
         else:
             self.pool.clean(server, is_dirty=bool(self.holds & (Holds.SESSION | Holds.PINNED)))
@@ -519,17 +492,3 @@ class ClientSession(Session, eq=False):
         """End as the client asked."""
         self.leave()
         self.finish(reason=Reason.FINISHED)
-
-    def trace_state(self, text: str) -> None:
-        """Write a change of state into the flight recorder."""
-        self.note(text, direction=Direction.STATE)
-
-
-def idle_error(refusal: Refusal, status: int) -> bytes:
-    """Return an error as the answer to one request, with its ReadyForQuery."""
-    return wire.error_response(
-        refusal.sqlstate, refusal.message, severity="ERROR", detail=refusal.detail, hint=refusal.hint
-    ) + wire.ready_for_query(status)
-
-
-__all__ = ["Busy", "ClientSession", "ClientState", "Hidden", "Holds", "idle_error"]

@@ -19,6 +19,7 @@ from sojourn.gateways.postgres.nodes import Node
 from sojourn.gateways.postgres.patroni import Patroni
 from sojourn.gateways.postgres.replies import Hidden
 from sojourn.gateways.postgres.routing import ReplicaChooser
+from sojourn.gateways.postgres.states import ServerState
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -70,6 +71,8 @@ class ClusterRoom:
         self.state.on_given_up.append(self._on_given_up)
         self.state.on_state.append(self._on_state)
         self._watching: asyncio.Task[None] | None = None
+        self._has_begun = False
+        """A primary was known once: until then the incident machine searches for the first one."""
         self._is_monitored = bool(settings.monitor_user)
 
     def reload(self, whole: PostgresSettings) -> None:
@@ -127,7 +130,7 @@ class ClusterRoom:
 
     def server_lost(self, server: ServerSession) -> None:
         """Take note of a connection that ended."""
-        if server.state != "closed":
+        if server.state != ServerState.CLOSED:
             return
         fatal = server.fatal
         if fatal is not None:
@@ -141,7 +144,7 @@ class ClusterRoom:
     def connect_failed(self, node: Node, error: BaseException) -> None:
         """Take note that nobody could connect to a node."""
         if isinstance(error, OSError | TimeoutError):
-            self.state.suspect(node, f"connecting failed: {type(error).__name__}")
+            self.state.suspect(node, f"connecting failed: {dial.in_words(error)}")
         else:
             self.monitor.poll_soon(node)
 
@@ -175,11 +178,12 @@ class ClusterRoom:
 
     # What the state machine tells
 
-    def _on_primary(self, node: Node) -> None:
+    def _on_primary(self, _node: Node) -> None:
         self.given_up_why = ""
+        if self.state.incident is not None:
+            self.state.incident.clients_held += self._held_count()
         for pool in tuple(self.pools):
             pool.primary_changed()
-        self.gateway.primary_known(self, node)
 
     def _on_lost(self, node: Node, why: str) -> None:
         for pool in tuple(self.pools):
@@ -187,8 +191,15 @@ class ClusterRoom:
 
     def _on_given_up(self, why: str) -> None:
         self.given_up_why = why
+        if self.state.incident is not None:
+            held = self._held_count()
+            self.state.incident.clients_held += held
+            self.state.incident.clients_refused += held
         for pool in tuple(self.pools):
             pool.give_up(why)
+
+    def _held_count(self) -> int:
+        return sum(len(pool.homeless) for pool in self.pools)
 
     def _on_state(self, old: str, new: str, why: str) -> None:
         if new in (failover.SUSPECT, failover.BUFFERING):
@@ -196,7 +207,11 @@ class ClusterRoom:
                 pool.primary_changed()
         if new == failover.DRAINING:
             self._settle()
-        self.gateway.cluster_moved(self, old, new, why)
+        if self._has_begun or new == failover.GIVEN_UP:
+            self.gateway.cluster_moved(self, old, new, why)
+        elif new == failover.SWITCHING:
+            self.gateway.cluster_found(self)
+        self._has_begun = self._has_begun or new == failover.NORMAL
 
     # What operators order
 
@@ -217,17 +232,18 @@ class ClusterRoom:
                     await asyncio.sleep(_LOOK_S)
         except TimeoutError as error:
             raise BackendUnavailable(
-                f"switchover to {target.name}", limit_s, "it did not become primary"
+                f"switchover to {target.name}",
+                limit_s,
+                f"{target.name} did not become primary in {limit_s:g} s",
             ) from error
         return target
 
     def _target(self, name: str | None) -> Node:
         candidates = [node for node in self.state.readable() if name is None or node.name == name]
         if not candidates:
-            known = next((node.state for node in self.state.nodes if node.name == name), "not known")
-            raise BackendUnavailable(
-                name or self.name, 0.0, f"no switchover: {known if name else 'no replica'}"
-            )
+            known = next((node.state for node in self.state.nodes if node.name == name), "no node of it")
+            cause = f"{name} is {known}" if name else "no replica can take over"
+            raise BackendUnavailable(name or self.name, 0.0, cause)
         return max(candidates, key=lambda node: node.replay_lsn)
 
     async def _left_by_all(self, old: Node | None) -> None:

@@ -10,18 +10,17 @@ import asyncio
 from typing import TYPE_CHECKING
 
 from sojourn.errors import SojournError
-from sojourn.gateways.postgres import lost_transaction, outcome, recovery, wire
+from sojourn.gateways.postgres import lost_transaction, outcome, owed, recovery, wire
 from sojourn.gateways.postgres.outcome import ABORTED, COMMITTED, IN_PROGRESS, OUTCOME_PROBE_SQL, ArmedCommit
 from sojourn.gateways.postgres.replies import Hidden
-from sojourn.gateways.postgres.retry import Action, Loss, resolved
+from sojourn.gateways.postgres.retry import Action, Loss, Verdict, resolved
+from sojourn.gateways.postgres.states import Busy
 
 if TYPE_CHECKING:
     from sojourn.gateways.postgres.client_session import ClientSession
     from sojourn.gateways.postgres.clusters import ClusterRoom
     from sojourn.gateways.postgres.nodes import Node
 
-_IDLE = 73
-_WAITING = 1
 _LOOK_S = 0.02
 """Time between two looks whether a new primary is known, or whether it has decided."""
 
@@ -37,37 +36,40 @@ def probe(client: ClientSession) -> tuple[bytes, Hidden]:
     return wire.query(OUTCOME_PROBE_SQL), Hidden(armed)
 
 
-def resolve_soon(client: ClientSession, loss: Loss, owed: int, answer: bytes) -> None:
+def resolve_soon(client: ClientSession, loss: Loss, verdicts: list[Verdict]) -> None:
     """Find out what became of the transaction, then answer; the client's further input waits.
 
     Args:
         client: whose COMMIT was lost.
         loss: the facts that were decided on.
-        owed: how many ReadyForQuery the client waits for.
-        answer: what it gets if the transaction was committed and nothing else was asked.
+        verdicts: of the request whose outcome is asked for, and of those behind it.
     """
-    client.busy |= _WAITING
+    client.busy |= Busy.WAITING
     client.kept = client.kept or []
-    client.gateway.server.spawn(_resolve(client, loss, owed, answer))
+    client.gateway.server.spawn(_resolve(client, loss, verdicts))
 
 
-async def _resolve(client: ClientSession, loss: Loss, owed: int, committed: bytes) -> None:
+async def _resolve(client: ClientSession, loss: Loss, verdicts: list[Verdict]) -> None:
     armed, client.armed = client.armed, None
     answer = await _outcome(client.pool.room, armed, client.config.failover.buffering_timeout_s)
     if client.ended:
         return
     decision = resolved(loss, {COMMITTED: True, ABORTED: False}.get(answer))
-    client.gateway.count_loss(decision.situation)  # type: ignore[attr-defined]  # our gateway
+    client.gateway.count_loss(decision.situation)
     client.note(f"{decision.situation}: {decision.reason}")
-    client.busy &= ~_WAITING
+    client.busy &= ~Busy.WAITING
     kept, client.kept = client.kept, None
+    first, *rest = verdicts
     if decision.action == Action.ANSWER_COMMIT:
         lost_transaction.committed(client)
-        recovery.forget_request(client)
-        client.write(committed)
-        recovery.rebuild(client)
+        client.write(owed.answer_to(first.request.entries, b"COMMIT") if first.request else b"")
     else:
-        recovery.fail(client, decision, owed)
+        rest = [Verdict(decision, decision.then, first.request), *rest]
+    if rest:
+        recovery.tell(client, rest)
+    else:
+        recovery.forget_request(client)
+        recovery.rebuild(client)
     client.resume_reading()
     for data in kept or ():
         client.data_received(data)  # waits, if the session is being rebuilt

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Final
 from sojourn.core.events import EventKind
 from sojourn.core.session import Reason
 from sojourn.gateways.postgres import wire
-from sojourn.gateways.postgres.client_session import ClientState
 from sojourn.gateways.postgres.console.console import Console
 from sojourn.gateways.postgres.console.conversation import Conversation
 from sojourn.gateways.postgres.console.shows import PARAMETERS
 from sojourn.gateways.postgres.console_view import EngineView
-from sojourn.gateways.postgres.messages import SQLSTATE, Refusal
+from sojourn.gateways.postgres.messages import NEWEST_MINOR, SQLSTATE, Refusal
+from sojourn.gateways.postgres.states import ClientState
 from sojourn.gateways.postgres.workers_view import SHARED_ORDERS, WorkersView
 
 if TYPE_CHECKING:
@@ -30,7 +30,6 @@ CONSOLE_ENTERED = EventKind("postgres.console_entered", ("user", "peer", "is_adm
 
 MESSAGE_BYTES: Final = 1 << 20
 """Longest message of an operator; the limit of the login is for strangers."""
-_NEWEST_MINOR: Final = 2
 
 
 class ConsoleDoor:
@@ -72,7 +71,7 @@ class ConsoleDoor:
             )
         is_admin = session.user in listed.admin_users
         talk.allow(MESSAGE_BYTES)
-        self._gateway.cancel_keys.give(session, minor=min(startup.minor, _NEWEST_MINOR))
+        self._gateway.cancel_keys.give(session, minor=min(startup.minor, NEWEST_MINOR))
         self._conversations[session] = Conversation(self._console, talk, is_admin=is_admin)
         out = [wire.authentication_ok()]
         out += [wire.parameter_status(name, value) for name, value in PARAMETERS.items()]
@@ -116,8 +115,3 @@ class ConsoleDoor:
         """
         if verb in SHARED_ORDERS:
             await getattr(self._view, verb)(*arguments)
-
-    @property
-    def operators_count(self) -> int:
-        """Return how many operators are at the console."""
-        return len(self._conversations)

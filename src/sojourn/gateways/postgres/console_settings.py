@@ -86,17 +86,39 @@ def changed(settings: PostgresSettings, key: str, value: str) -> PostgresSetting
     kinds = {field.name: field.type for field in msgspec.structs.fields(type(table))}
     try:
         found: Any = msgspec.convert(value, kinds[place.key], strict=False)
-    except msgspec.ValidationError as error:
+    except msgspec.ValidationError:
         raise Refusal(
             SQLSTATE.INVALID_PARAMETER_VALUE,
             f"{value!r} is no value for {key}",
-            hint=str(error),
+            hint=_wanted(kinds[place.key]),
             severity="ERROR",
         ) from None
     table = msgspec.structs.replace(table, **{place.key: found})
     new = msgspec.structs.replace(settings, **{place.table: table}) if place.table else table
     assert isinstance(new, PostgresSettings)  # noqa: S101 - the table without a name is the whole
     return new
+
+
+def _wanted(kind: object) -> str:
+    """Say in words what a setting of this kind takes."""
+    info = msgspec.inspect.type_info(kind)
+    while isinstance(info, msgspec.inspect.Metadata):
+        info = info.type
+    match info:
+        case msgspec.inspect.LiteralType(values=values):
+            return "One of " + ", ".join(map(str, values)) + "."
+        case msgspec.inspect.IntType(ge=least, le=most):
+            what = "A whole number"
+        case msgspec.inspect.FloatType(ge=least, gt=above, le=most):
+            what = "A number of seconds"
+            if above is not None:
+                return f"{what}, more than {above:g}."
+        case msgspec.inspect.BoolType():
+            return "true or false."
+        case _:
+            return "A text."
+    text = what if least is None else f"{what}, {least:g} or more"
+    return text + (f", {most:g} at most." if most is not None else ".")
 
 
 def _value(settings: PostgresSettings, place: _Place) -> object:

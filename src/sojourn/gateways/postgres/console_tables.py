@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from time import monotonic
 from typing import TYPE_CHECKING, Final
 
-from sojourn.gateways.postgres.client_session import Busy, ClientSession, ClientState, Holds
+from sojourn.gateways.postgres.client_session import ClientSession
 from sojourn.gateways.postgres.config import split_address
 from sojourn.gateways.postgres.console.incident_rows import PreparedRow
 from sojourn.gateways.postgres.console.rows import (
@@ -25,7 +25,7 @@ from sojourn.gateways.postgres.console.rows import (
     UserRow,
 )
 from sojourn.gateways.postgres.query_log import shown
-from sojourn.gateways.postgres.server_session import ServerState
+from sojourn.gateways.postgres.states import Busy, ClientState, Holds, ServerState
 
 if TYPE_CHECKING:
     import asyncio
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from sojourn.gateways.postgres.pool import Pool
     from sojourn.gateways.postgres.server_session import ServerSession
     from sojourn.gateways.postgres.statements import Statement
+    from sojourn.gateways.postgres.totals import Totals
 
 EVERY: Final = "*"
 """Stands for every database: in the settings, and among those that are paused."""
@@ -66,6 +67,24 @@ def clients(gateway: PostgresGateway) -> Iterator[ClientSession]:
             yield session
 
 
+def waiting(gateway: PostgresGateway) -> dict[Pool, list[ClientSession]]:
+    """Return who waits for a server of which pool: those in its queue, and those whose login waits for the first."""
+    found = {pool: list(pool.waiting()) for pool in gateway.pools.values()}
+    for client in clients(gateway):
+        if _is_joining(client) and client.pool in found:
+            found[client.pool].append(client)
+    return found
+
+
+def _is_joining(client: ClientSession) -> bool:
+    """Say whether a client has proved who it is and waits until its pool has had a server."""
+    return client.state == ClientState.WAITING and not client.busy & Busy.WAITING
+
+
+def _waits_since(client: ClientSession) -> float:
+    return client.started if _is_joining(client) else client.waits_since
+
+
 def database_names(gateway: PostgresGateway) -> list[str]:
     """Return the databases that are configured, and those that clients of ``*`` have named."""
     names = [database.name for database in gateway.settings.databases if database.name != EVERY]
@@ -84,13 +103,13 @@ def pools_of(gateway: PostgresGateway, database: str | None) -> list[Pool]:
 def pools(gateway: PostgresGateway) -> list[PoolRow]:
     """Return the rows of ``SHOW POOLS``."""
     now = monotonic()
-    return [_pool(pool, now) for pool in gateway.pools.values()]
+    return [_pool(pool, clients, now) for pool, clients in waiting(gateway).items()]
 
 
-def _pool(pool: Pool, now: float) -> PoolRow:
+def _pool(pool: Pool, waiting: list[ClientSession], now: float) -> PoolRow:
     states = Counter(_server_state(server) for server in pool.servers())
-    waiting = list(pool.waiting())
-    longest_s = max((now - client.waits_since for client in waiting if client.waits_since), default=0.0)
+    since = [_waits_since(client) for client in waiting]
+    longest_s = max((now - moment for moment in since if moment), default=0.0)
     canceling = sum(bool(server.cancels) for server in pool.servers())
     nodes = sorted(
         (place.node for place in pool.places.values() if place.servers),
@@ -119,19 +138,26 @@ def stats(gateway: PostgresGateway) -> list[TotalsRow]:
     rows = {name: TotalsRow(database=name) for name in database_names(gateway)}
     for (name, _), pool in gateway.pools.items():
         row = rows[name]
-        servers = list(pool.servers())
-        transactions = pool.closed_transactions + sum(server.transactions for server in servers)
-        row.xact_count += transactions
-        row.server_assignment_count += transactions if pool.mode != "session" else pool.clients
-        row.query_count += pool.closed_queries + sum(server.queries for server in servers)
-        row.bytes_received += pool.closed_bytes_in + sum(server.bytes_in for server in servers)
-        row.bytes_sent += pool.closed_bytes_out + sum(server.bytes_out for server in servers)
-        row.xact_time += int(_US * (pool.closed_xact_s + sum(server.xact_s for server in servers)))
-        row.query_time += int(_US * (pool.closed_busy_s + sum(server.busy_s for server in servers)))
-        row.wait_time += int(_US * pool.wait_s)
+        totals = pool.totals()
+        _add(row, totals, pool.wait_s)
+        row.server_assignment_count += totals.transactions if pool.mode != "session" else pool.clients
     for client in clients(gateway):
         rows[client.pool.name].wait_time += int(_US * client.wait_s)
+    for name, (totals, wait_s) in gateway.past.items():
+        if name in rows:
+            _add(rows[name], totals, wait_s)
+            rows[name].server_assignment_count += totals.transactions
     return list(rows.values())
+
+
+def _add(row: TotalsRow, totals: Totals, wait_s: float) -> None:
+    row.xact_count += totals.transactions
+    row.query_count += totals.queries
+    row.bytes_received += totals.bytes_in
+    row.bytes_sent += totals.bytes_out
+    row.xact_time += int(_US * totals.xact_s)
+    row.query_time += int(_US * totals.busy_s)
+    row.wait_time += int(_US * wait_s)
 
 
 # Connections
@@ -145,8 +171,9 @@ def client_rows(gateway: PostgresGateway) -> list[ClientRow]:
 
 def _client(gateway: PostgresGateway, client: ClientSession, now: float) -> ClientRow:
     server = client.server
-    is_waiting = bool(client.busy & Busy.WAITING) or client.login_waiter is not None
-    waited_s = now - client.waits_since if is_waiting and client.waits_since else 0.0
+    is_waiting = client.busy & Busy.WAITING or client.login_waiter is not None or _is_joining(client)
+    since = _waits_since(client) if is_waiting else 0.0
+    waited_s = now - since if since else 0.0
     peer = client.connection.peer
     local, local_port = _local(peer)
     unix_time = gateway.server.events.unix_time

@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Final
 
 from sojourn import __version__
 from sojourn.core.session import Reason
+from sojourn.errors import BackendUnavailable
 from sojourn.gateways.postgres import audit, console_settings, console_tables, incident_tables
-from sojourn.gateways.postgres.client_session import ClientState
 from sojourn.gateways.postgres.console_tables import EVERY, clients, is_to_be_closed, pools_of, sessions
 from sojourn.gateways.postgres.messages import SQLSTATE, Refusal
+from sojourn.gateways.postgres.states import ClientState
 
 if TYPE_CHECKING:
     from sojourn.gateways.postgres.console import incident_rows, rows
@@ -116,8 +117,13 @@ class EngineView:
         """Hand out no more servers; return when all of them are closed, which waits for those who have one."""
         self._hold(database)
         for pool in self._pools(database):
-            pool.reconnect()
-        await self._until(lambda: not self._has_servers(database))
+            pool.reconnect("PAUSE")
+        paused, what = self._gateway.paused, database or EVERY
+        await self._until(lambda: what not in paused or not self._has_servers(database))
+        if what not in paused:
+            raise Refusal(
+                SQLSTATE.QUERY_CANCELED, "RESUME was ordered before everything had paused", severity="ERROR"
+            )
 
     def _hold(self, database: str | None) -> None:
         self._check(database)
@@ -130,7 +136,7 @@ class EngineView:
         is_left = False
         for pool in self._pools(database):
             if pool.is_paused and any(place.idle for place in pool.places.values()):
-                pool.reconnect()
+                pool.reconnect("PAUSE")
             is_left |= any(place.servers or place.connecting for place in pool.places.values())
         return is_left
 
@@ -218,7 +224,15 @@ class EngineView:
             raise Refusal(
                 SQLSTATE.UNDEFINED_OBJECT, f'there is no cluster "{cluster}"', hint="See SHOW CLUSTERS."
             )
-        return (await room.switchover(node)).name
+        try:
+            return (await room.switchover(node)).name
+        except BackendUnavailable as error:
+            raise Refusal(
+                SQLSTATE.OBJECT_NOT_IN_STATE,
+                f"no switchover: {error.cause}",
+                hint="See SHOW NODES for what each node says, and SHOW FAILOVERS for what was tried.",
+                severity="ERROR",
+            ) from error
 
     async def audit(self, database: str | None) -> Sequence[incident_rows.AuditRow]:
         """Compare what is known of sessions with what their servers say; return the differences."""

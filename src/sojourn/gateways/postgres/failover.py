@@ -101,7 +101,8 @@ class Incident:
     Units: ``began_at`` is wall time, ``began``, ``lost``, ``found`` and ``ended`` are on the monotonic clock, 0 for not
     yet. ``outcome`` is one of ``failover``, ``restart`` (the same node on the same timeline), ``switchover``,
     ``abandoned`` (a switchover that came to nothing), empty while it lasts. ``is_final``: the target of a switchover
-    was told to promote itself, there is no way back.
+    was told to promote itself, there is no way back. ``clients_held`` waited for a primary, and ``clients_refused`` of
+    them in vain; whoever holds them counts.
     """
 
     number: int
@@ -119,6 +120,8 @@ class Incident:
     found: float = 0.0
     ended: float = 0.0
     outcome: str = ""
+    clients_held: int = 0
+    clients_refused: int = 0
     steps: deque[tuple[str, float]] = field(default_factory=lambda: deque(maxlen=STEPS_COUNT))
 
     @property
@@ -335,9 +338,9 @@ class ClusterState:
         """
         old = self.primary
         if old is None or self.state != NORMAL:
-            raise BackendUnavailable(self.name, 0.0, f"no switchover while {self.state}")
+            raise BackendUnavailable(self.name, 0.0, f"the cluster is {self.state}")
         if target not in self.readable():
-            raise BackendUnavailable(target.name, 0.0, f"no switchover to a node that is {target.state}")
+            raise BackendUnavailable(target.name, 0.0, f"{target.name} is {target.state}")
         self._open(f"switchover to {target.name}", is_planned=True)
         self._apply(old, nodes.DRAINED, f"switchover to {target.name}")
         self._fire(PLANNED, f"switchover to {target.name}")

@@ -23,30 +23,34 @@ from sojourn.core.recorder import Direction
 from sojourn.core.session import Session, in_words, raised_at
 from sojourn.core.table import Mode
 from sojourn.errors import BackendUnavailable, LimitExceeded, ProtocolError
-from sojourn.gateways.postgres import cancel, dial, login, occupied, wire
+from sojourn.gateways.postgres import cancel, console_tables, dial, login, occupied, wire
 from sojourn.gateways.postgres.access import Access
 from sojourn.gateways.postgres.auth import SHARED_KEYS, Credentials
 from sojourn.gateways.postgres.client_deadlines import ClientDeadlines
 from sojourn.gateways.postgres.client_routing import RoutingPolicy
-from sojourn.gateways.postgres.client_session import ClientSession, ClientState
+from sojourn.gateways.postgres.client_session import ClientSession
 from sojourn.gateways.postgres.clusters import ClusterRoom
+from sojourn.gateways.postgres.config import Database
 from sojourn.gateways.postgres.console_door import ConsoleDoor
+from sojourn.gateways.postgres.first_report import first_report
 from sojourn.gateways.postgres.ident import IdentMaps
 from sojourn.gateways.postgres.messages import SQLSTATE, Refusal
+from sojourn.gateways.postgres.owed import text_of
 from sojourn.gateways.postgres.pool import Pool
 from sojourn.gateways.postgres.query_log import QueryLog, shown
-from sojourn.gateways.postgres.recovery import text_of
 from sojourn.gateways.postgres.reported import Reported
 from sojourn.gateways.postgres.routing import Rule
 from sojourn.gateways.postgres.statements import StatementTable
+from sojourn.gateways.postgres.states import ClientState
 from sojourn.gateways.postgres.stream import NoFraming, router
+from sojourn.gateways.postgres.totals import Totals
 
 if TYPE_CHECKING:
     from sojourn.core.connection import Connection
     from sojourn.core.peer import Peer
     from sojourn.core.server import Server
     from sojourn.core.settings import LimitSettings
-    from sojourn.gateways.postgres.config import Database, PostgresSettings
+    from sojourn.gateways.postgres.config import PostgresSettings
     from sojourn.gateways.postgres.nodes import Node
     from sojourn.gateways.postgres.replies import Entry
     from sojourn.gateways.postgres.retry import Decision
@@ -56,6 +60,8 @@ if TYPE_CHECKING:
 
 CLUSTER_MOVED = EventKind("postgres.cluster", ("cluster", "old", "new", "why"), level="warning")
 """A cluster's incident machine moved: normal, suspect, buffering, switching, draining, given up."""
+CLUSTER_FOUND = EventKind("postgres.primary_found", ("cluster", "primary", "timeline"))
+"""A cluster's primary is known for the first time since the start; from then on `postgres.cluster` tells of changes."""
 SERVER_OPENED = EventKind("postgres.server_opened", ("pool", "node", "pid"), level="debug")
 SERVER_CLOSED = EventKind("postgres.server_closed", ("pool", "node", "pid", "why"))
 """A connection to a server ended; the reason says whether we wanted it."""
@@ -98,7 +104,10 @@ class PostgresGateway(Gateway):
         self.statements = StatementTable()
         self.cancel_keys = cancel.CancelKeys(0 if link is None else link.place.index)
         self.losses: Counter[str] = Counter()
+        self.lost_at: dict[str, float] = {}
         self.pools: dict[tuple[str, str], Pool] = {}
+        self.past: dict[str, tuple[Totals, float]] = {}
+        """By database, what pools have done that are gone, and how long their clients waited for servers."""
         self.rooms: dict[str, ClusterRoom] = {}
         self.routing = RoutingPolicy(settings)
         self.disabled: set[str] = set()
@@ -108,7 +117,7 @@ class PostgresGateway(Gateway):
         self.door = ConsoleDoor(self)
         self.access = Access(settings, {}, None, IdentMaps({}), None)
         self._numbers = itertools.count(1)
-        self._by_pid: dict[int, ServerSession] = {}
+        self._by_pid: dict[tuple[Node, int], ServerSession] = {}
         self._servers: set[ServerSession] = set()
         self._nobody_left: asyncio.Event | None = None
         self._deadlines = ClientDeadlines()
@@ -170,6 +179,7 @@ class PostgresGateway(Gateway):
             now = monotonic()
             for pool in tuple(self.pools.values()):
                 pool.upkeep.sweep(now)
+            self.forget_unused_pools()
             occupied.leave(self.pools.values(), now)
             self._sweep_clients(now)
             self.door.tick()
@@ -269,10 +279,14 @@ class PostgresGateway(Gateway):
         node = pool.room.writable()
         if node is None:
             raise BackendUnavailable(pool.room.name, 0.0, "no primary is known")
+        place = pool.place(node)
+        place.connecting += 1
         try:
-            server = await pool.connect(pool.place(node))
+            server = await pool.connect(place)
         except (*dial.FAILURES, Refusal) as error:
             raise BackendUnavailable(node.name, 0.0, type(error).__name__) from error
+        finally:
+            place.connecting -= 1
         try:
             return await server.ask(sql.encode(), user.encode())
         finally:
@@ -326,8 +340,6 @@ class PostgresGateway(Gateway):
 
     def monitor_pool(self, room: ClusterRoom, on_lost: Callable[[], None]) -> Pool:
         """Return a pool of its own for a connection of the monitoring role."""
-        from sojourn.gateways.postgres.config import Database  # noqa: PLC0415
-
         settings = room.settings
         pool = Pool(
             self,
@@ -342,9 +354,24 @@ class PostgresGateway(Gateway):
         pool.on_lost = on_lost
         return pool
 
-    def all_pools(self) -> Iterable[Pool]:
-        """Yield the pools of clients."""
-        return self.pools.values()
+    def forget_unused_pools(self) -> None:
+        """Let go of the pools that nobody uses: who names databases and users may name millions.
+
+        What they have done still counts for a database that the settings name.
+        """
+        unused = {key: pool for key, pool in self.pools.items() if pool.is_unused}
+        if not unused:
+            return
+        gone = set(unused.values())
+        configured = {database.name for database in self.settings.databases}
+        for (name, user), pool in unused.items():
+            del self.pools[name, user]
+            if name in configured:
+                totals, wait_s = self.past.setdefault(name, (Totals(), 0.0))
+                totals.add(pool.closed)
+                self.past[name] = totals, wait_s + pool.wait_s
+        for room in self.rooms.values():
+            room.pools[:] = [pool for pool in room.pools if pool not in gone]
 
     def sizes(self, database: Database, user: str) -> tuple[int, int, int]:
         """Return size, reserve and minimum of a pool; several workers share them."""
@@ -396,9 +423,9 @@ class PostgresGateway(Gateway):
     async def welcome(self, pool: Pool) -> Reported:
         """Return what servers of a pool report, opening the first one if need be.
 
-        Raises: Refusal, TimeoutError.
+        Raises: Refusal.
         """
-        return await pool.first_report()
+        return pool.report or await first_report(pool)
 
     def is_routed(self, pool: Pool) -> bool:
         """Say whether every statement of a pool's clients has to be looked at."""
@@ -412,15 +439,15 @@ class PostgresGateway(Gateway):
 
     def server_opened(self, server: ServerSession) -> None:
         """Take note of a new server connection."""
-        self._by_pid[server.pid] = server
+        self._by_pid[server.node, server.pid] = server
         self._servers.add(server)
         self.server.events.emit(SERVER_OPENED, None, server.pool.name, server.node.name, server.pid)
         server.pool.room.answered(server.node)
 
     def server_closed(self, server: ServerSession, cause: str) -> None:
         """Take note of the end of a server connection."""
-        if self._by_pid.get(server.pid) is server:
-            del self._by_pid[server.pid]
+        if self._by_pid.get((server.node, server.pid)) is server:
+            del self._by_pid[server.node, server.pid]
         self._servers.discard(server)
         if self._nobody_left is not None:
             if not self._servers:
@@ -438,9 +465,9 @@ class PostgresGateway(Gateway):
             SERVER_FAILED, None, server.pool.name, server.node.name, text, raised_at(error)
         )
 
-    def public_pid(self, pid: int) -> int:
-        """Return the PID that clients know for a backend's own."""
-        server = self._by_pid.get(pid)
+    def public_pid(self, node: Node, pid: int) -> int:
+        """Return the PID that clients know for a backend's own at a node."""
+        server = self._by_pid.get((node, pid))
         return server.last_pid or pid if server is not None else pid
 
     def connect_failed(self, pool: Pool, node: Node, error: BaseException) -> None:
@@ -463,12 +490,16 @@ class PostgresGateway(Gateway):
         """Tell of a step of an incident."""
         self.server.events.emit(CLUSTER_MOVED, None, room.name, old, new, why)
 
-    def primary_known(self, room: ClusterRoom, node: Node) -> None:
-        """Take note of the primary; pools have been told."""
+    def cluster_found(self, room: ClusterRoom) -> None:
+        """Tell which node the first search has found."""
+        primary = room.state.primary
+        if primary is not None:
+            self.server.events.emit(CLUSTER_FOUND, None, room.name, primary.name, primary.timeline)
 
     def count_loss(self, situation: str) -> None:
         """Count what was decided about a client whose server was lost."""
         self.losses[situation] += 1
+        self.lost_at[situation] = monotonic()
 
     def told_loss(self, client: ClientSession, decision: Decision) -> None:
         """Tell what was decided, one line per client and loss."""
@@ -507,9 +538,7 @@ class PostgresGateway(Gateway):
             statement=text,
             duration_s=took_s,
             wait_s=client.wait_s,
-            tag="",
             sqlstate=sqlstate,
-            transferred_bytes=0,
         )
 
     async def cancel(self, pid: int, key: bytes, *, is_passed_on: bool = False) -> None:
@@ -532,23 +561,16 @@ class PostgresGateway(Gateway):
 
     def counters(self) -> Iterable[tuple[str, dict[str, str], float]]:
         """Yield figures of pools, clusters and losses."""
+        waiting = console_tables.waiting(self)
         for (database, user), pool in self.pools.items():
             labels = {"database": database, "user": user}
-            servers = list(pool.servers())
+            totals = pool.totals()
             yield "sojourn_postgres_clients", labels, pool.clients
-            yield "sojourn_postgres_clients_waiting", labels, sum(1 for _ in pool.waiting())
-            yield "sojourn_postgres_servers", labels, len(servers)
+            yield "sojourn_postgres_clients_waiting", labels, len(waiting[pool])
+            yield "sojourn_postgres_servers", labels, sum(1 for _ in pool.servers())
             yield "sojourn_postgres_servers_busy", labels, pool.busy_count
-            yield (
-                "sojourn_postgres_transactions_total",
-                labels,
-                pool.closed_transactions + sum(one.transactions for one in servers),
-            )
-            yield (
-                "sojourn_postgres_queries_total",
-                labels,
-                pool.closed_queries + sum(one.queries for one in servers),
-            )
+            yield "sojourn_postgres_transactions_total", labels, totals.transactions
+            yield "sojourn_postgres_queries_total", labels, totals.queries
         for room in self.rooms.values():
             for node in room.state.nodes:
                 labels = {"cluster": room.name, "node": node.name}

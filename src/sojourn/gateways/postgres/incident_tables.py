@@ -15,6 +15,7 @@ from sojourn.gateways.postgres.console.incident_rows import (
     NodeRow,
     StatementRow,
 )
+from sojourn.gateways.postgres.nodes import lsn_text
 from sojourn.gateways.postgres.retry import TABLE
 
 if TYPE_CHECKING:
@@ -67,6 +68,7 @@ def _node(gateway: PostgresGateway, room: ClusterRoom, node: Node) -> NodeRow:
     unix_time = gateway.server.events.unix_time
     host, port = split_address(node.address)
     is_replica = node in room.state.readable()
+    position = node.replay_lsn if is_replica else node.lsn
     servers = sum(len(pool.places[node].servers) for pool in room.pools if node in pool.places)
     return NodeRow(
         cluster=room.name,
@@ -75,7 +77,7 @@ def _node(gateway: PostgresGateway, room: ClusterRoom, node: Node) -> NodeRow:
         port=port,
         state=node.state,
         timeline=node.timeline,
-        lsn=_lsn(node.replay_lsn if is_replica else node.lsn),
+        lsn=lsn_text(position) if position else "",
         lag_bytes=node.lag_bytes if is_replica else None,
         lag_ms=int(node.lag_s * 1000) if is_replica else None,
         servers=servers,
@@ -83,10 +85,6 @@ def _node(gateway: PostgresGateway, room: ClusterRoom, node: Node) -> NodeRow:
         seen=unix_time(node.seen_at) if node.seen_at else 0.0,
         changed=unix_time(node.changed_at) if node.changed_at else 0.0,
     )
-
-
-def _lsn(place: int) -> str:
-    return f"{place >> 32:X}/{place & 0xFFFF_FFFF:X}" if place else ""
 
 
 def failovers(gateway: PostgresGateway) -> list[FailoverRow]:
@@ -114,13 +112,21 @@ def _failover(gateway: PostgresGateway, room: ClusterRoom, incident: Incident, s
         started=incident.began_at.timestamp(),
         ended=unix_time(incident.ended) if incident.ended else 0.0,
         held_ms=int(incident.unwritable_s * 1000) if incident.found else None,
+        clients_held=incident.clients_held,
+        clients_refused=incident.clients_refused,
     )
 
 
 def losses(gateway: PostgresGateway) -> list[LossRow]:
     """Return the rows of ``SHOW LOSSES``."""
+    unix_time = gateway.server.events.unix_time
     return [
-        LossRow(situation=situation, action=_ACTIONS.get(situation, ""), count=count)
+        LossRow(
+            situation=situation,
+            action=_ACTIONS.get(situation, ""),
+            count=count,
+            last=unix_time(gateway.lost_at[situation]),
+        )
         for situation, count in sorted(gateway.losses.items())
     ]
 

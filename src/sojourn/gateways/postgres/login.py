@@ -19,8 +19,11 @@ from sojourn.errors import BackendUnavailable, ConnectionLost, RemoteProtocolErr
 from sojourn.gateways.postgres import client_routing, wire
 from sojourn.gateways.postgres.access import ALPN, Access, Tls, common_name
 from sojourn.gateways.postgres.auth import Credentials, login_client, no_rule
-from sojourn.gateways.postgres.client_session import Busy, ClientSession, ClientState, Holds
+from sojourn.gateways.postgres.client_session import ClientSession
 from sojourn.gateways.postgres.messages import (
+    NEWEST_MINOR,
+    OPTION_PREFIX,
+    PROTOCOL_MAJOR,
     SQLSTATE,
     CancelRequest,
     GSSENCRequest,
@@ -31,6 +34,7 @@ from sojourn.gateways.postgres.messages import (
 )
 from sojourn.gateways.postgres.reported import Reported
 from sojourn.gateways.postgres.session_state import SessionState
+from sojourn.gateways.postgres.states import Busy, ClientState, Holds
 from sojourn.gateways.postgres.talk import StreamTalk
 from sojourn.gateways.postgres.vector import Vector, from_startup
 
@@ -46,7 +50,6 @@ _AUTHENTICATION_OK = wire.authentication_ok()
 _READY = wire.ready_for_query()
 _VECTORS_COUNT = 256
 """Settings that clients come back with; what servers report for them stays known meanwhile."""
-_MAJOR, _NEWEST_MINOR = 3, 2
 
 
 class DirectTls:
@@ -78,7 +81,7 @@ class ClientTalk(StreamTalk):
                 self._session.fail(error)
 
     def _begin(self) -> None:
-        gateway: PostgresGateway = self._session.gateway  # type: ignore[assignment]  # our gateway
+        gateway: PostgresGateway = self._session.gateway
         if not self.asked and self.begins_with(TLS_HANDSHAKE):
             self.first = DirectTls()
             self._session.run(log_in(self._session, self), ends=False)
@@ -114,7 +117,7 @@ async def log_in(session: ClientSession, talk: ClientTalk) -> None:
 
     Raises: Refusal, which the client is told; ConnectionLost; ProtocolError; LimitExceeded.
     """
-    gateway: PostgresGateway = session.gateway  # type: ignore[assignment]  # the core opens sessions of our class
+    gateway: PostgresGateway = session.gateway
     is_operator = await _log_in(gateway, session, talk)
     session.deadline = 0.0
     if is_operator:
@@ -206,7 +209,7 @@ def _join(session: ClientSession, pool: Pool) -> None:
 
 
 def _check(tls: Tls | None, talk: ClientTalk, startup: StartupMessage, user: str) -> None:
-    if startup.major != _MAJOR:
+    if startup.major != PROTOCOL_MAJOR:
         raise Refusal(
             SQLSTATE.FEATURE_NOT_SUPPORTED,
             f"unsupported frontend protocol {startup.major}.{startup.minor}: server supports 3.0 to 3.2",
@@ -233,9 +236,9 @@ def _negotiate(talk: ClientTalk, startup: StartupMessage) -> None:
 
     The first answer of all: a client takes it only before it has logged in. Version 3.1 was never used.
     """
-    options = [name for name in startup.parameters if name.startswith("_pq_.")]
-    if startup.minor not in (0, _NEWEST_MINOR) or options:
-        minor = _NEWEST_MINOR if startup.minor >= _NEWEST_MINOR else 0
+    options = [name for name in startup.parameters if name.startswith(OPTION_PREFIX)]
+    if startup.minor not in (0, NEWEST_MINOR) or options:
+        minor = NEWEST_MINOR if startup.minor >= NEWEST_MINOR else 0
         talk.send(wire.negotiate_protocol_version(minor, options))
 
 
@@ -424,9 +427,9 @@ def _greet(
 
     Raises: ConnectionLost if it has gone meanwhile.
     """
-    gateway: PostgresGateway = session.gateway  # type: ignore[assignment]  # our gateway
+    gateway: PostgresGateway = session.gateway
     session.reported = reported
-    gateway.cancel_keys.give(session, minor=min(startup.minor, _NEWEST_MINOR), pid=pid)
+    gateway.cancel_keys.give(session, minor=min(startup.minor, NEWEST_MINOR), pid=pid)
     out = [_AUTHENTICATION_OK, reported.messages, wire.backend_key_data(session.pid, session.secret), _READY]
     talk.send(b"".join(out))
     session.state = ClientState.READY
@@ -442,7 +445,11 @@ def _vector(startup: StartupMessage, ignored: tuple[str, ...]) -> Vector:
 @lru_cache(maxsize=_VECTORS_COUNT)
 def _vector_of(parameters: tuple[tuple[str, str], ...], ignored: tuple[str, ...]) -> Vector:
     return from_startup(
-        {name: value for name, value in parameters if name not in ignored and not name.startswith("_pq_.")}
+        {
+            name: value
+            for name, value in parameters
+            if name not in ignored and not name.startswith(OPTION_PREFIX)
+        }
     )
 
 

@@ -314,4 +314,10 @@ async def _event(event: asyncio.Event, within_s: float) -> None:
 
 def _reason(error: Exception) -> str:
     """Say for people what went wrong."""
-    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+    if isinstance(error, BackendUnavailable):
+        return error.cause
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    if isinstance(error, TimeoutError):
+        return "no answer in time"
+    return str(error) or type(error).__name__

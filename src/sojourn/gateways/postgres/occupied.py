@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from sojourn.gateways.postgres.lexer import identifier, tokens
-from sojourn.gateways.postgres.recovery import text_of
+from sojourn.gateways.postgres.owed import text_of
 from sojourn.gateways.postgres.replies import Expect
 
 if TYPE_CHECKING:

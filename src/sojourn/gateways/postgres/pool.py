@@ -18,11 +18,13 @@ from weakref import WeakKeyDictionary
 from sojourn.errors import LimitExceeded, SojournError
 from sojourn.gateways.postgres import dial, lost_transaction, recovery
 from sojourn.gateways.postgres.config import split_address
-from sojourn.gateways.postgres.messages import SQLSTATE, Refusal
+from sojourn.gateways.postgres.messages import SQLSTATE, Refusal, TransactionStatus
 from sojourn.gateways.postgres.place import Place
 from sojourn.gateways.postgres.replies import Hidden
 from sojourn.gateways.postgres.reported import Reported
 from sojourn.gateways.postgres.server_session import ServerSession
+from sojourn.gateways.postgres.states import Busy, ServerState
+from sojourn.gateways.postgres.totals import Totals
 from sojourn.gateways.postgres.upkeep import Upkeep
 from sojourn.gateways.postgres.vector import EMPTY, Vector, difference
 
@@ -34,18 +36,16 @@ if TYPE_CHECKING:
     from sojourn.gateways.postgres.gateway import PostgresGateway
     from sojourn.gateways.postgres.nodes import Node
 
-IDLE_STATUS = 73
-_WAITING = 1
 _RETRY_MAX_FACTOR = 16
 _CONNECTING_COUNT = 16
 """Logins under way at a node at once: with more of them the first one only comes later."""
-_LOOK_S, _SOON_S = 0.02, 0.002
 
 
 class Pool:
     """All servers for one database and user.
 
-    Life: made at the first login for it, removed when it has neither clients nor servers. Always true: at most
+    Life: made at the first login for it, removed by the sweep when it has neither clients nor servers, so that nobody
+    fills the memory with names. Always true: at most
     ``size`` servers a node, ``size + reserve`` when clients have waited too long; clients get servers in the order in
     which they asked.
     """
@@ -81,8 +81,8 @@ class Pool:
         """Clients that wait while no primary is known."""
         self._parted: set[ClientSession] = set()
         """Clients that lost a server of their own and were not held longer: they get another with the next primary."""
-        self.closed_queries = self.closed_transactions = self.closed_bytes_in = self.closed_bytes_out = 0
-        self.closed_busy_s = self.closed_xact_s = self.wait_s = 0.0
+        self.closed = Totals()
+        self.wait_s = 0.0
         self.size, self.reserve, self.minimum = gateway.sizes(database, user)
         self.settings = settings
         self.upkeep = Upkeep(self)
@@ -106,51 +106,6 @@ class Pool:
         self._reports[vector] = reported
         return reported
 
-    async def first_report(self) -> Reported:
-        """Return what servers report of themselves; the first login waits for the first server.
-
-        Raises: Refusal, where the server says no, or none can be had in time.
-        """
-        return self.report or await self._wait_for_report()
-
-    async def _wait_for_report(self) -> Reported:
-        limit_s = self.settings.queue_timeout_s or None
-        is_full = False
-        try:
-            async with asyncio.timeout(limit_s):
-                while self.report is None:
-                    place = self.primary
-                    if self.room.is_given_up:
-                        raise Refusal(SQLSTATE.CANNOT_CONNECT_NOW, "no primary server is available")
-                    # A server that said no is asked again by every login: the database may have been made meanwhile.
-                    is_down = place is None or (
-                        monotonic() < place.retry_at and not isinstance(place.last_error, Refusal)
-                    )
-                    if place is None or is_down or self.is_paused:
-                        await asyncio.sleep(_LOOK_S)
-                        continue
-                    if place.servers or place.connecting:
-                        failures = place.failures
-                        await asyncio.sleep(_SOON_S)
-                        if place.failures != failures and isinstance(place.last_error, Refusal):
-                            raise Refusal(place.last_error.sqlstate, place.last_error.message)
-                        continue
-                    is_full = not self.gateway.has_room_for(self)
-                    if is_full:
-                        self.gateway.make_room_for(self)
-                        await asyncio.sleep(_LOOK_S)
-                        continue
-                    place.connecting += 1
-                    await self._open(place)
-                    if isinstance(place.last_error, Refusal):
-                        raise place.last_error
-        except TimeoutError as error:
-            if is_full:
-                message = f"no server became free within {limit_s:g} s (query_wait_timeout)"
-                raise Refusal(SQLSTATE.TOO_MANY_CONNECTIONS, message) from error
-            raise Refusal(SQLSTATE.CANNOT_CONNECT_NOW, "the database server is not available") from error
-        return self.report
-
     # Taking and giving back: the hot path
 
     def take(self, client: ClientSession) -> ServerSession | None:
@@ -162,7 +117,7 @@ class Pool:
                 server = servers.pop()
                 server.client = client
                 client.server = server
-                server.state = "query"
+                server.state = ServerState.QUERY
                 server.attached = server.began = monotonic()
                 server.last_pid = client.pid
                 if server.reported is not client.reported:
@@ -206,20 +161,20 @@ class Pool:
     def _retire(self, server: ServerSession) -> None:
         """Close a server that is old; one that a cancel request is under way to waits for that."""
         if server.cancels and server.generation == self.generation and not server.closing:
-            server.state = "being_canceled"
+            server.state = ServerState.BEING_CANCELED
             return
         server.close(server.closing or "replaced by a new connection")
 
     def cancel_done(self, server: ServerSession) -> None:
         """Give a server out again, now that no cancel request can hit the wrong statement."""
-        if server.state == "being_canceled" and not server.cancels:
-            server.state = "idle"
+        if server.state == ServerState.BEING_CANCELED and not server.cancels:
+            server.state = ServerState.IDLE
             self.give_back(server)
 
     def _lend(self, server: ServerSession, client: ClientSession) -> None:
         server.client = client
         client.server = server
-        server.state = "query"
+        server.state = ServerState.QUERY
         server.attached = server.began = monotonic()
         server.last_pid = client.pid
 
@@ -243,15 +198,15 @@ class Pool:
         if not sql:
             server.vector = wanted
             return True
-        client.busy |= _WAITING
-        server.state = "dependencies"
+        client.busy |= Busy.WAITING
+        server.state = ServerState.DEPENDENCIES
 
         def fitted(hidden: Hidden) -> None:
             if client.server is not server:
                 return
             if hidden.error is None:
                 server.vector = wanted
-                server.state = "query"
+                server.state = ServerState.QUERY
                 self._reports[wanted] = server.reported
                 client.attached(server)
                 return
@@ -275,7 +230,7 @@ class Pool:
     def clean(self, server: ServerSession, *, is_dirty: bool) -> None:
         """Take back the server of a client that has left; one that may hold things of it is reset first."""
         if not is_dirty:
-            server.state = "idle"
+            server.state = ServerState.IDLE
             server.used = monotonic()
             self.give_back(server)
             return
@@ -283,18 +238,18 @@ class Pool:
         if not query:
             server.close("its client held things and server_reset_query is empty")
             return
-        server.state = "reset"
+        server.state = ServerState.RESET
 
         def cleaned(hidden: Hidden) -> None:
-            if server.state == "closed":
+            if server.state == ServerState.CLOSED:
                 return
-            if hidden.error is not None or server.status != IDLE_STATUS:
+            if hidden.error is not None or server.status != TransactionStatus.IDLE:
                 server.close("it could not be reset")
                 return
             server.prepared.clear()
             server.unnamed = None
             server.vector = server.home
-            server.state = "idle"
+            server.state = ServerState.IDLE
             server.used = monotonic()
             self.give_back(server)
 
@@ -307,7 +262,10 @@ class Pool:
         limit = self.settings.queue_limit_count
         if place is None:
             limit = min(limit, self.gateway.settings.failover.buffered_clients_count)
-        if len(queue) >= limit:
+        if len(queue) >= limit and not client.asks_nothing:
+            if place is None and client.login_waiter is None:
+                self.gateway.loop.call_soon(self._overflows, client)
+                return
             error = LimitExceeded("clients waiting for a server", len(queue) + 1, limit)
             client.refuse(Refusal(SQLSTATE.TOO_MANY_CONNECTIONS, str(error)))
             return
@@ -318,6 +276,21 @@ class Pool:
         queue.append(client)
         if place is not None:
             self.grow(place)
+
+    def _overflows(self, client: ClientSession) -> None:
+        """Tell a client that too many wait for a primary already; it stays, for when there is one."""
+        if client.ended or client.server is not None or not client.busy & Busy.WAITING:
+            return
+        if client.needs_restore:
+            self._parted.add(client)
+        self.reject(
+            client,
+            Refusal(
+                SQLSTATE.CANNOT_CONNECT_NOW,
+                "no primary server is available, and too many clients wait for one",
+                hint="Nothing of this request was executed; try again later.",
+            ),
+        )
 
     def forget_waiting(self, client: ClientSession) -> bool:
         """Take a client out of the queue that it is in; return whether it was in one."""
@@ -337,9 +310,9 @@ class Pool:
         """Tell those who wait for a primary that there is none."""
         homeless, self.homeless = self.homeless, deque()
         for client in homeless:
-            if client.kept is not None and not client.kept and client.login_waiter is None:
+            if client.asks_nothing:
                 # It asked for nothing: its session is rebuilt when there is a primary, or when it asks.
-                client.busy &= ~_WAITING
+                client.busy &= ~Busy.WAITING
                 client.kept = None
                 self._parted.add(client)
                 continue
@@ -357,7 +330,7 @@ class Pool:
 
     def reject(self, client: ClientSession, refusal: Refusal) -> None:
         """Answer what a client waits with by an error; it stays connected."""
-        client.busy &= ~_WAITING
+        client.busy &= ~Busy.WAITING
         client.waits_since = 0.0
         kept, client.kept = client.kept, None
         if client.login_waiter is not None:
@@ -456,7 +429,7 @@ class Pool:
             if self.mode == "session" and place.connecting < len(place.waiting):
                 asking = place.waiting[place.connecting]
             place.connecting += 1
-            self.gateway.server.spawn(self._open(place, asking))
+            self.gateway.server.spawn(self.open_at(place, asking))
         if place.waiting and not place.connecting and not self.gateway.has_room_for(self):
             self.gateway.make_room_for(self)
 
@@ -479,7 +452,7 @@ class Pool:
                 limit += self.reserve
         return count < limit and self.gateway.has_room_for(self)
 
-    async def _open(self, place: Place, asking: ClientSession | None = None) -> None:
+    async def open_at(self, place: Place, asking: ClientSession | None = None) -> None:
         """Open a server, and give it to who waits, first of all to whom it is opened for."""
         try:
             server = await self.connect(place, asking)
@@ -551,7 +524,7 @@ class Pool:
                     user=self.server_user,
                     database=self.dbname,
                     credentials=self.credentials,
-                    parameters={**self.database.parameters, **startup_texts(home)},
+                    parameters={**self.database.parameters, **home.startup_texts()},
                 )
                 place.servers.add(server)
                 server.opened = server.used = monotonic()
@@ -572,16 +545,11 @@ class Pool:
         place.servers.discard(server)
         place.drop_idle(server)
         self.upkeep.forget(server)
-        self.closed_queries += server.queries
-        self.closed_transactions += server.transactions
-        self.closed_bytes_in += server.bytes_in
-        self.closed_bytes_out += server.bytes_out
-        self.closed_busy_s += server.busy_s
-        self.closed_xact_s += server.xact_s
+        self.closed.add(server)
         self.gateway.server_closed(server, cause)
         if self.on_lost is None:
             self.room.server_lost(server)
-        if self.on_lost is not None:
+        else:
             self.on_lost()
         if place.waiting:
             self.grow(place)
@@ -620,12 +588,20 @@ class Pool:
         """Return how many servers there are, those that are about to be included."""
         return sum(len(place.servers) + place.connecting for place in self.places.values())
 
+    def totals(self) -> Totals:
+        """Return what its servers have done, those that are gone among them."""
+        found = Totals()
+        found.add(self.closed)
+        for server in self.servers():
+            found.add(server)
+        return found
+
+    @property
+    def is_unused(self) -> bool:
+        """Say whether nothing is lost with it: no client, no server, and none that is to be kept open."""
+        return not (self.clients or self.minimum or self.count() or any(True for _ in self.waiting()))
+
     @property
     def busy_count(self) -> int:
         """Return how many servers somebody uses."""
         return sum(len(place.servers) - place.idle_count for place in self.places.values())
-
-
-def startup_texts(vector: Vector) -> dict[str, str]:
-    """Return the settings of a vector that came as plain text, as a startup packet has them."""
-    return {name: value for name, value in vector.items if isinstance(value, str)}

@@ -44,8 +44,8 @@ class LogSettings(Protocol):
 class Entry(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """One remembered request.
 
-    Units: ``finished_at`` is a point on the log's clock; ``wait_s`` is the part of ``duration_s`` without a server;
-    ``transferred_bytes`` counts its answer. ``sqlstate`` is empty where it did not fail.
+    Units: ``finished_at`` is a point on the log's clock; ``wait_s`` is what its client has waited for servers.
+    ``sqlstate`` is empty where it did not fail.
     """
 
     finished_at: float
@@ -56,9 +56,7 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     statement: str
     duration_s: float
     wait_s: float
-    tag: str
     sqlstate: str
-    transferred_bytes: int
 
 
 class Kind(msgspec.Struct, kw_only=True, gc=False):
@@ -144,9 +142,7 @@ class QueryLog:
         duration_s: float,
         node: str = "",
         wait_s: float = 0.0,
-        tag: str = "",
         sqlstate: str = "",
-        transferred_bytes: int = 0,
     ) -> None:
         """Record one finished request, or drop it if this second had too many."""
         now = self._clock()
@@ -169,9 +165,7 @@ class QueryLog:
             statement=masked if self._settings.mask_literals else shown(part, is_masking=False),
             duration_s=duration_s,
             wait_s=wait_s,
-            tag=tag,
             sqlstate=sqlstate,
-            transferred_bytes=transferred_bytes,
         )
         ring = self._failed if sqlstate else self._slow if duration_s >= self._slow_s else self._sampled
         ring.append(entry)

@@ -6,46 +6,44 @@ error, or rebuild in silence. The client's socket stays open. Source: postgres-p
 
 from __future__ import annotations
 
-import re
 from functools import partial
 from typing import TYPE_CHECKING
 
 from sojourn.gateways.postgres import (
-    beginnings,
     client_routing,
     commit_outcome,
-    lexer,
     lost_transaction,
+    owed,
     wire,
 )
-from sojourn.gateways.postgres.messages import SQLSTATE, Frontend, Refusal
-from sojourn.gateways.postgres.replies import DROP, Entry, Expect, Hidden
-from sojourn.gateways.postgres.retry import Action, Decision, Loss, decide, loss_report
+from sojourn.gateways.postgres.messages import SQLSTATE, Frontend, Refusal, TransactionStatus
+from sojourn.gateways.postgres.replies import Entry, Expect, Hidden
+from sojourn.gateways.postgres.retry import Action, Decision, Loss, Verdict, decide, loss_report
 from sojourn.gateways.postgres.scan import bound_statement
 from sojourn.gateways.postgres.snapshot import differences, parse_snapshot, snapshot_sql
-from sojourn.gateways.postgres.statements import StatementTable, about_statement
+from sojourn.gateways.postgres.statements import about_statement
+from sojourn.gateways.postgres.states import HOLDS_PLACE, Busy, Holds
 
 if TYPE_CHECKING:
     from sojourn.gateways.postgres.client_session import ClientSession
-    from sojourn.gateways.postgres.gateway import PostgresGateway
     from sojourn.gateways.postgres.server_session import ServerSession
 
-_IDLE, _FAILED = 73, 69
-_WAITING, _INPUT, _TRACKED, _LOST, _COPYING, _DEFERRED, _CLOSING = 1, 2, 4, 8, 16, 128, 256
-_OF_REQUEST = _WAITING | _INPUT | _TRACKED | _COPYING
-_HOLDS_PLACE = 1 | 2
-"""Bits of ``Holds`` that keep a server for a client: session mode and pins."""
-_HOLDS_STAY = _HOLDS_PLACE | 1024
+_IDLE = TransactionStatus.IDLE
+_OF_REQUEST = Busy.WAITING | Busy.INPUT | Busy.TRACKED | Busy.COPYING
+_HOLDS_STAY = HOLDS_PLACE | Holds.DRAINING
 """Bits of ``Holds`` that stay when a server goes."""
-_ENDS_REQUEST = (Frontend.SYNC, Frontend.QUERY, Frontend.FUNCTION_CALL)
-_EXECUTES = (Frontend.QUERY, Frontend.EXECUTE, Frontend.FUNCTION_CALL)
-_COMMITS = re.compile(rb"(?:\A|;)\s*(?:commit|end|prepare\s+transaction)\b", re.IGNORECASE)
-_ROLLS_BACK = re.compile(rb"\s*(?:rollback|abort)(?:\s+(?:work|transaction))?\s*;?\s*\Z", re.IGNORECASE)
-_BEGINS = re.compile(rb"\s*(?:begin|start\s+transaction)\b[^;]*;?\s*\Z", re.IGNORECASE)
-_COMMITS_ALONE = re.compile(rb"\s*(?:commit|end)(?:\s+(?:work|transaction))?\s*;?\s*\Z", re.IGNORECASE)
-_FIRST_BEGINS = re.compile(rb"\s*(?:begin|start\s+transaction)\b", re.IGNORECASE)
-_ENDS = re.compile(rb"(?:\A|;)\s*(?:commit|end|rollback|abort|prepare\s+transaction)\b", re.IGNORECASE)
-_COPIES = re.compile(rb"\s*copy\b", re.IGNORECASE)
+_TOGETHER = frozenset(
+    {
+        Action.WAIT_AND_SEND,
+        Action.REBUILD_AND_SEND,
+        Action.OTHER_SERVER,
+        Action.REPLAY_AND_CONTINUE,
+        Action.REPEAT,
+        Action.REBUILD_SILENTLY,
+        Action.WARN_OR_CLOSE,
+    }
+)
+"""What is done with all requests of a pipeline at once: they are sent again as they were, or there are none."""
 _REPEATABLE = (SQLSTATE.FEATURE_NOT_SUPPORTED, SQLSTATE.UNDEFINED_PSTATEMENT)
 
 
@@ -58,14 +56,14 @@ def server_lost(client: ClientSession, server: ServerSession, entries: tuple[Ent
         entries: what it owed, in order.
         cause: why it is gone, for the operator.
     """
-    gateway: PostgresGateway = client.gateway  # type: ignore[assignment]  # our sessions have our gateway
-    if client.ended or client.busy & _CLOSING:
+    gateway = client.gateway
+    if client.ended or client.busy & Busy.CLOSING:
         return
     client.note(f"the server {server.node.name} (pid {server.pid}) is lost: {cause}")
     own = tuple(one for one in entries if not isinstance(one, Hidden))
     if client.holding.needs_snapshot and client.status != _IDLE:
         client.holding.needs_snapshot = False  # the transaction takes with it what was to be asked
-    if client.holds & _HOLDS_PLACE or client.holding.needs_snapshot:
+    if client.holds & HOLDS_PLACE or client.holding.needs_snapshot:
         client.needs_restore = True
     if not gateway.settings.failover.is_enabled:
         client.refuse(Refusal(SQLSTATE.CONNECTION_FAILURE, "the database server was lost"))
@@ -73,21 +71,32 @@ def server_lost(client: ClientSession, server: ServerSession, entries: tuple[Ent
     if server.skip and own and not (server.kept or server.drops):
         # A message too long to be held back was passed on in part, and nobody can complete it: not even by a last
         # word, which the client would take for the rest of its row.
+        gateway.count_loss("within_a_message")
         client.connection.close("the database server was lost within a message")
         return
-    if client.login_waiter is not None or (client.busy & _WAITING and not own):
+    if client.login_waiter is not None or (client.busy & Busy.WAITING and not own):
         gateway.count_loss("only_state_replay_sent")
         wait_again(client)
         return
-    loss = facts(client, server, own)
+    requests = owed.requests(client, own)
+    loss = owed.facts(client, server, requests)
     decision = decide(loss)
-    gateway.count_loss(decision.situation)
+    verdicts = [Verdict(decision, decision.then, request) for request in requests]
+    if len(requests) > 1 and decision.action not in _TOGETHER:
+        each = owed.facts_of_each(client, server, requests)
+        verdicts = [
+            Verdict(decide(one), status, request)
+            for (one, status), request in zip(each, requests, strict=True)
+        ]
+        loss, decision = each[0][0], verdicts[0].decision
+    for verdict in verdicts or [Verdict(decision, decision.then)]:
+        gateway.count_loss(verdict.decision.situation)
     gateway.told_loss(client, decision)
     client.note(f"{decision.situation}: {decision.reason}")
     kept, client.kept = client.kept, None  # what waited for the answers of this server
     # The primary is there, while another replica may be as dead as this one.
     client.is_route_forced = client.route == 1 and decision.action == Action.REPEAT
-    _carry_out(client, own, loss, decision)
+    _carry_out(client, own, loss, decision, verdicts)
     if kept:
         client.resume_reading()
     for data in kept or ():
@@ -97,7 +106,7 @@ def server_lost(client: ClientSession, server: ServerSession, entries: tuple[Ent
 
 def part(client: ClientSession, server: ServerSession) -> None:
     """Take an idle client from a server that is to be left; it goes on with another one, which is fitted for it."""
-    if client.holds & _HOLDS_PLACE:
+    if client.holds & HOLDS_PLACE:
         client.needs_restore = True
     client.server = server.client = None
     server.close(server.closing or "its client goes on elsewhere")
@@ -106,124 +115,38 @@ def part(client: ClientSession, server: ServerSession) -> None:
 
 def wait_again(client: ClientSession) -> None:
     """Put a client that waited back into the queue."""
-    client.busy &= ~_WAITING
+    client.busy &= ~Busy.WAITING
     if client.login_waiter is None and not client.kept:
         rebuild(client)
         return
-    client.busy |= _WAITING
+    client.busy |= Busy.WAITING
     client.pool.take_later(client)
 
 
-def facts(client: ClientSession, server: ServerSession, own: tuple[Entry, ...]) -> Loss:
-    """Gather the facts of the loss of a server."""
-    texts = tuple(_texts(client, own))
-    is_open = bool(own) or client.is_batch_open
-    begins = len(texts) == 1 and client.status == _IDLE and bool(_BEGINS.match(texts[0]))
-    in_transaction = client.status != _IDLE or _opens_only(texts)
-    has_prefix = client.prefix is not None
-    # What was neither executed nor answered in part is as good as unsent.
-    is_unsent = is_open and not server.sent and not any(_executes(one) for one in own)
-    is_on_replica = client_routing.is_on_replica(client, server)
-    is_reading = is_on_replica or beginnings.is_read_only(client.prefix)
-    is_copy = bool(client.busy & _COPYING) or any(_COPIES.match(text) for text in texts)
-    if in_transaction:
-        count = int(is_open) if has_prefix else 2
-    else:
-        count = sum(len(lexer.split_statements(text)) or 1 for text in texts) or 1
-    return Loss(
-        is_idle=not is_open and not in_transaction,
-        is_restorable=not client.holding.losses(),
-        bytes_written_count=1 if is_open and not is_unsent else 0,
-        in_transaction=in_transaction,
-        is_only_begin_sent=begins or (has_prefix and not client.has_data and client.status != _FAILED),
-        is_read_only_transaction=beginnings.is_read_only(client.prefix),
-        on_replica=is_on_replica,
-        is_write_possible=not is_reading,
-        is_row_forwarded=bool(is_open and server.sent),
-        statements_count=count,
-        is_commit=any(_COMMITS.search(text) for text in texts),
-        is_commit_alone=len(texts) == 1 and bool(_COMMITS_ALONE.match(texts[0])),
-        is_rollback=len(texts) == 1 and bool(_ROLLS_BACK.match(texts[0])),
-        is_outcome_armed=client.armed is not None,
-        is_copy=is_copy,
-        is_copy_done_sent=bool(client.busy & _COPYING) and not server.copy_in,
-    )
-
-
-def _opens_only(texts: tuple[bytes, ...]) -> bool:
-    """Say whether requests begin with a BEGIN whose transaction is still open at their end."""
-    if not texts or not _FIRST_BEGINS.match(texts[0]):
-        return False
-    return not any(_ENDS.search(text) for text in texts)
-
-
-def _executes(entry: Entry) -> bool:
-    """Say whether a server that answers an entry executes something of the client's."""
-    return isinstance(entry, bytes) or (isinstance(entry, Expect) and entry.kind in _EXECUTES)
-
-
-def _texts(client: ClientSession, own: tuple[Entry, ...]):  # type: ignore[no-untyped-def]  # noqa: ANN202
-    """Yield the texts of the statements that are under way, as far as they are known."""
-    for entry in own:
-        if isinstance(entry, bytes):
-            yield text_of(client, entry)
-        elif isinstance(entry, Expect) and entry.action != DROP:
-            if entry.kind == Frontend.QUERY:
-                yield entry.text
-            elif entry.kind == Frontend.EXECUTE:
-                yield entry.statement.text if entry.statement is not None else entry.text
-
-
-def text_of(client: ClientSession, chunk: bytes) -> bytes:
-    """Return the SQL of a plain request."""
-    if chunk[0] == Frontend.QUERY:
-        return chunk[5:-1]
-    if chunk[0] == Frontend.PARSE:
-        return chunk[6 : chunk.index(0, 6)]
-    name = bound_statement(chunk)
-    statement = (client.prepared or {}).get(name) if name else None
-    if statement is not None:
-        return statement.text
-    return client.unnamed[6 : client.unnamed.index(0, 6)] if client.unnamed and not name else b""
-
-
-def _carry_out(client: ClientSession, own: tuple[Entry, ...], loss: Loss, decision: Decision) -> None:
-    owed = sum(
-        isinstance(one, bytes)
-        or (isinstance(one, Expect) and one.kind in _ENDS_REQUEST and one.action != DROP)
-        for one in own
-    )
+def _carry_out(
+    client: ClientSession, own: tuple[Entry, ...], loss: Loss, decision: Decision, verdicts: list[Verdict]
+) -> None:
     match decision.action:
-        case Action.WAIT_AND_SEND | Action.REBUILD_AND_SEND | Action.OTHER_SERVER | Action.REPEAT:
-            _send_again(client, own, owed)
-        case Action.REPLAY_AND_CONTINUE:
-            _send_again(client, own, owed)
-        case Action.ANSWER_ROLLBACK:
-            answer = answer_to(own, b"ROLLBACK")
-            forget_request(client)
-            client.write(answer)
-            lost_transaction.over(client)
-        case Action.RESOLVE_COMMIT:
-            commit_outcome.resolve_soon(client, loss, owed, answer_to(own, b"COMMIT"))
         case Action.REBUILD_SILENTLY | Action.WARN_OR_CLOSE:
             forget_request(client)
             if decision.action == Action.WARN_OR_CLOSE and client.config.failover.on_unrestorable == "close":
                 client.refuse(loss_report(client.holding.losses(), is_closing=True))
                 return
             rebuild(client)
+        case Action.RESOLVE_COMMIT:
+            commit_outcome.resolve_soon(client, loss, verdicts)
+        case action if action in _TOGETHER:
+            _send_again(client, own, verdicts)
         case _:
-            fail(client, decision, owed)
+            tell(client, verdicts or [Verdict(decision, decision.then)])
 
 
-def fail(client: ClientSession, decision: Decision, owed: int) -> None:
-    """Answer what is under way by the decision's error; a request whose Sync is to come is answered too."""
-    # The server that took COPY data had swallowed the Sync before it; another one follows the data.
-    is_batch_open = client.is_batch_open or bool(client.busy & _COPYING and not owed)
+def tell(client: ClientSession, verdicts: list[Verdict]) -> None:
+    """Answer what is under way by what was decided of it; a request whose Sync is to come is answered too."""
     forget_request(client)
-    client.is_batch_open = is_batch_open
-    if decision.then == _IDLE:
+    if any(verdict.status == _IDLE for verdict in verdicts):
         lost_transaction.forget_changes(client)
-    lost_transaction.begin(client, decision.refusal(), status=decision.then, owed=owed)
+    lost_transaction.begin(client, verdicts)
     rebuild(client)
 
 
@@ -237,41 +160,10 @@ def forget_request(client: ClientSession) -> None:
     if client.skip:
         client.discards = True
     if client.skip or client.partial:
-        client.busy |= _INPUT
+        client.busy |= Busy.INPUT
 
 
-def answer_to(own: tuple[Entry, ...], tag: bytes) -> bytes:
-    """Return a server's answer to a request that is one COMMIT or ROLLBACK and outside a transaction afterwards."""
-    out: list[bytes] = []
-    for entry in own:
-        if isinstance(entry, bytes):
-            messages, _ = wire.split(entry)
-            out.extend(_answer_to(kind, body[:1], tag) for kind, body in messages)
-        elif isinstance(entry, Expect) and entry.action != DROP:
-            out.append(entry.data or _answer_to(entry.kind, entry.name, tag))
-    return b"".join(out)
-
-
-def _answer_to(kind: int, target: bytes, tag: bytes) -> bytes:
-    match kind:
-        case Frontend.QUERY:
-            return wire.command_complete(tag) + wire.ready_for_query(_IDLE)
-        case Frontend.PARSE:
-            return wire.parse_complete()
-        case Frontend.BIND:
-            return wire.bind_complete()
-        case Frontend.DESCRIBE:
-            return (wire.parameter_description(()) if target == b"S" else b"") + wire.no_data()
-        case Frontend.EXECUTE:
-            return wire.command_complete(tag)
-        case Frontend.CLOSE:
-            return wire.close_complete()
-        case Frontend.SYNC:
-            return wire.ready_for_query(_IDLE)
-    return b""
-
-
-def _send_again(client: ClientSession, own: tuple[Entry, ...], owed: int) -> None:
+def _send_again(client: ClientSession, own: tuple[Entry, ...], verdicts: list[Verdict]) -> None:
     """Send what is under way to the next server, behind the beginning of its transaction if there is one."""
     if all(isinstance(one, bytes) for one in own):
         data = b"".join(one for one in own if isinstance(one, bytes))
@@ -279,7 +171,8 @@ def _send_again(client: ClientSession, own: tuple[Entry, ...], owed: int) -> Non
         plain = (one for one in own if isinstance(one, bytes))
         data = b"".join((*plain, *client.request))
     else:  # too long to have been kept
-        fail(client, decide(Loss(bytes_written_count=1, in_transaction=client.status != _IDLE)), owed)
+        failure = decide(Loss(bytes_written_count=1, in_transaction=client.status != _IDLE))
+        tell(client, [Verdict(failure, failure.then, verdict.request) for verdict in verdicts])
         return
     prefix, rest = client.prefix, client.partial
     client.skip = 0
@@ -288,7 +181,7 @@ def _send_again(client: ClientSession, own: tuple[Entry, ...], owed: int) -> Non
     client.partial = b""
     if client.status != _IDLE:
         client.prefix = prefix
-        client.busy |= _DEFERRED
+        client.busy |= Busy.DEFERRED
     if data or rest:
         client.data_received(data + rest)
     else:
@@ -297,8 +190,12 @@ def _send_again(client: ClientSession, own: tuple[Entry, ...], owed: int) -> Non
 
 def rebuild(client: ClientSession) -> None:
     """Get a new server at once for a session that lives on one: it may be listening."""
-    if client.needs_restore and client.server is None and not client.busy & (_WAITING | _LOST | _CLOSING):
-        client.busy |= _WAITING
+    if (
+        client.needs_restore
+        and client.server is None
+        and not client.busy & (Busy.WAITING | Busy.LOST | Busy.CLOSING)
+    ):
+        client.busy |= Busy.WAITING
         client.kept = client.kept or []
         client.pool.take_later(client)
 
@@ -310,11 +207,16 @@ def restore(client: ClientSession, server: ServerSession) -> None:
     lost = holding.losses()
     if holding.needs_snapshot:
         lost.append("what its last statement changed")
+    if client.has_long_statement or client.has_long_unnamed:
+        lost.append("prepared statements that are too long to be kept")
     if lost and client.config.failover.on_unrestorable == "close":
         client.refuse(loss_report(lost, is_closing=True))
         return
     holding.forget_losses()
-    client.busy |= _WAITING
+    if client.has_long_unnamed:
+        client.unnamed = None
+    client.has_long_statement = client.has_long_unnamed = False
+    client.busy |= Busy.WAITING
 
     def made(what: str) -> Hidden:
         return Hidden(lambda hidden: None if hidden.error is None else lost.append(what))
@@ -326,7 +228,7 @@ def restore(client: ClientSession, server: ServerSession) -> None:
             _adopt(client, server, hidden)
         client.show_pins()
         if lost:
-            client.gateway.count_loss("state_lost")  # type: ignore[attr-defined]  # our gateway
+            client.gateway.count_loss("state_lost")
             report = loss_report(lost)
             client.write(
                 wire.notice_response(
@@ -339,7 +241,7 @@ def restore(client: ClientSession, server: ServerSession) -> None:
             )
             client.note(report.detail)
         if client.status == _IDLE and not client.holds and not client.kept:
-            client.busy &= ~_WAITING
+            client.busy &= ~Busy.WAITING
             client.detach(server)
             return
         client.attached(server)
@@ -375,7 +277,7 @@ def _adopt(client: ClientSession, server: ServerSession, hidden: Hidden) -> None
 
 def take_snapshot(client: ClientSession, server: ServerSession) -> None:
     """Ask the server what the session holds, as its text did not tell; the client waits meanwhile."""
-    client.busy |= _WAITING
+    client.busy |= Busy.WAITING
     holding = client.holding
 
     def taken(hidden: Hidden) -> None:
@@ -385,7 +287,7 @@ def take_snapshot(client: ClientSession, server: ServerSession) -> None:
             _adopt(client, server, hidden)
         client.show_pins()
         client.attached(server)
-        if client.server is server and not client.busy & _WAITING:
+        if client.server is server and not client.busy & Busy.WAITING:
             client.settle(server.status)
 
     server.run(snapshot_sql(holding.custom_names), Hidden(taken))
@@ -417,7 +319,7 @@ def repeats(client: ClientSession, server: ServerSession, head: Entry, fields: d
             return False
         statement = head.statement if isinstance(head, Expect) else (client.prepared or {}).get(name)
         if statement is not None:
-            table: StatementTable = client.gateway.statements  # type: ignore[attr-defined]  # our gateway
+            table = client.gateway.statements
             table.forget(statement)  # whoever parses the text from now on gets a plan of today
     if not isinstance(head, bytes) or not name or server.repeat is head:
         return False

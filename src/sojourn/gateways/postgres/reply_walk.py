@@ -12,17 +12,19 @@ from time import monotonic
 from typing import TYPE_CHECKING
 
 from sojourn.gateways.postgres import wire
-from sojourn.gateways.postgres.messages import MAX_MESSAGE_BYTES, Backend, Frontend
+from sojourn.gateways.postgres.messages import MAX_MESSAGE_BYTES, Backend, Frontend, TransactionStatus
 from sojourn.gateways.postgres.replies import DROP, FORWARD, REFUSED, SYNTHETIC, Expect, Hidden
 from sojourn.gateways.postgres.scan import ALL, QUIET, TAGS, next_stop
+from sojourn.gateways.postgres.states import ServerState
 
 if TYPE_CHECKING:
     from sojourn.gateways.postgres.client_session import ClientSession
     from sojourn.gateways.postgres.server_session import ServerSession
 
-IDLE_STATUS = 73
 ROWS_SENT = 2
 """Bit of ``sent``: rows of the present answer went to the client; bit 1: anything did."""
+ERROR_SENT = 4
+"""Bit of ``sent``: the client has had the error, so that nothing but the end of the answer is missing."""
 HELD_LIMIT_BYTES = 1 << 20
 """Largest message whose body is needed: an error, a notice of ours, a row of a query of ours."""
 
@@ -61,9 +63,9 @@ _LONGEST_BYTES = {
 """What a server may send, and the greatest length that is not garbage."""
 
 
-_HELD_BACK_BYTES = 1 << 16
+_HELD_BACK_BYTES = 1 << 20
 """Longest message that is passed on whole only: a client that has a part of one cannot be told that the rest is lost.
-A longer one streams."""
+A longer one streams: to end it with bytes of our own would be to tell values that nobody wrote."""
 
 
 def held_start(data: bytes, low: int, end: int) -> int:
@@ -79,12 +81,12 @@ def held_start(data: bytes, low: int, end: int) -> int:
     """
     size = len(data)
     low = max(low, end - _HELD_BACK_BYTES)
-    for kind in (b"D\0\0", b"d\0\0"):
+    for kind in (b"D\0", b"d\0"):
         pos = data.rfind(kind, low)
         while pos >= 0:
             if pos + 5 <= size and pos + 1 + int.from_bytes(data[pos + 1 : pos + 5], "big") == end:
                 return pos
-            pos = data.rfind(kind, low, pos + 2)
+            pos = data.rfind(kind, low, pos + 1)
     return -1
 
 
@@ -210,7 +212,7 @@ class _Walk:
         if kind == Backend.ERROR_RESPONSE and _LAST_WORDS.search(data, pos, end):
             self._pass_on()  # as above
         passes = _take(server, kind, data, pos, end)
-        if server.state == "closed":
+        if server.state == ServerState.CLOSED:
             self.is_over = True
             return
         if passes is False:
@@ -239,7 +241,7 @@ class _Walk:
         server = self.server
         self._pass_on()
         _ready(server, status)
-        if server.state == "closed":
+        if server.state == ServerState.CLOSED:
             self.is_over = True
         elif server.client is not None:
             self._put_in_ripe()
@@ -320,8 +322,8 @@ def _expected(server: ServerSession, head: Expect, kind: int) -> bytes | bool | 
         return b"" if head.action == DROP else True
     if kind in _ANSWERS.get(head.kind, ()):
         server.fifo.popleft()
-        if server.naming and server.naming[0] is head:
-            server.naming.popleft()
+        if head.kind in (Frontend.PARSE, Frontend.CLOSE):
+            server.naming.remove(head)
         if head.kind == Frontend.PARSE:
             _parsed(server, head)
         elif head.kind == Frontend.CLOSE and head.action == FORWARD and head.statement is not None:
@@ -349,8 +351,8 @@ def _ripe(server: ServerSession) -> bytes:
         if type(head) is not Expect or head.action != SYNTHETIC:
             break
         fifo.popleft()
-        if server.naming and server.naming[0] is head:
-            server.naming.popleft()
+        if head.kind in (Frontend.PARSE, Frontend.CLOSE):
+            server.naming.remove(head)
         ripe.append(head.data)
         client = server.client
         if client is not None:
@@ -392,6 +394,7 @@ def _error(server: ServerSession, body: bytes) -> bytes | bool | None:
         return False
     server.copy_in = False
     if type(head) is not Expect:
+        server.sent |= ERROR_SENT
         client.failed(head, fields)
         return True
     if head.kind in (Frontend.SYNC, Frontend.QUERY, Frontend.FUNCTION_CALL):
@@ -402,6 +405,7 @@ def _error(server: ServerSession, body: bytes) -> bytes | bool | None:
         return b""
     if head.action == REFUSED:
         fields = wire.error_fields(head.data[5:])
+    server.sent |= ERROR_SENT
     client.failed(head, fields)
     return head.data if head.action == REFUSED else True
 
@@ -417,8 +421,8 @@ def _skip_to_sync(server: ServerSession, client: ClientSession) -> bool:
         if one.kind == Frontend.SYNC:
             return one.action == DROP
         fifo.popleft()
-        if server.naming and server.naming[0] is one:
-            server.naming.popleft()
+        if one.kind in (Frontend.PARSE, Frontend.CLOSE):
+            server.naming.remove(one)
         if one.kind == Frontend.CLOSE and one.action != SYNTHETIC and one.statement is not None:
             server.prepared.setdefault(one.name, one.statement)  # the server did not come to it
         elif one.kind == Frontend.PARSE and not one.name:
@@ -453,7 +457,7 @@ def _notification(server: ServerSession, message: bytes) -> bytes | bool | None:
     if client is None:
         return b""
     pid = int.from_bytes(message[5:9], "big")
-    public = server.pool.gateway.public_pid(pid)
+    public = server.pool.gateway.public_pid(server.node, pid)
     if public == pid:
         return True
     return message[:5] + public.to_bytes(4, "big") + message[9:]
@@ -511,7 +515,8 @@ def _ready(server: ServerSession, status: int) -> None:
     server.busy_s += took_s
     server.queries += 1
     server.began = now
-    if status == IDLE_STATUS:
+    server.sent = 0
+    if status == TransactionStatus.IDLE:
         server.transactions += 1
         server.xact_s += now - server.attached
     if client is None:

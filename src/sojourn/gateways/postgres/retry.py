@@ -10,11 +10,12 @@ Source: postgres-proxy.md section 6.8.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Final
+from typing import Final, NamedTuple
 
 import msgspec
 
 from sojourn.gateways.postgres.messages import SQLSTATE, Refusal, TransactionStatus
+from sojourn.gateways.postgres.replies import Entry
 
 
 class Action:
@@ -29,6 +30,8 @@ class Action:
     """Send BEGIN and SET LOCAL again without showing their answers again, then what is still unanswered."""
     REPEAT: Final = "repeat"
     """Send the request again; in a transaction its BEGIN and SET LOCAL first, without showing their answers again."""
+    END_REQUEST: Final = "end_request"
+    """Send the ReadyForQuery that is missing, and nothing else."""
     ANSWER_COMMIT: Final = "answer_commit"
     ANSWER_ROLLBACK: Final = "answer_rollback"
     FAIL_40001: Final = "fail_40001"
@@ -57,6 +60,8 @@ class Loss(msgspec.Struct, frozen=True, kw_only=True):
     """No request, and outside a transaction."""
     is_restorable: bool = True
     """Everything that the session holds on its server can be made again elsewhere."""
+    is_answered: bool = False
+    """The client was told that the request failed; only its ReadyForQuery is missing."""
     bytes_written_count: int = 0
     is_only_replay_sent: bool = False
     """All that the server had got for this request was our own: settings, prepared statements and the like."""
@@ -134,6 +139,29 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True):
         return Refusal(self.sqlstate, self.message, detail=self.detail, hint=self.hint, severity=severity)
 
 
+class Request(NamedTuple):
+    """One request of a client, as far as its server had not answered it.
+
+    Shape: ``statements`` are those that were to be executed, without comments around them; ``is_whole`` is False where
+    the Sync is still to come, so that no ReadyForQuery is owed yet.
+    """
+
+    entries: tuple[Entry, ...]
+    statements: tuple[bytes, ...]
+    is_whole: bool
+
+
+class Verdict(NamedTuple):
+    """What was decided of one request of a client whose server is gone, and the status that it leaves.
+
+    Shape: ``request`` is None where nothing was under way: then the next request is told.
+    """
+
+    decision: Decision
+    status: int
+    request: Request | None = None
+
+
 _RETRY: Final = "Retry the transaction."
 _RETRY_STATEMENT: Final = "Retry the statement, or the transaction that it is part of."
 _CHECK: Final = "Check whether the change is there before you retry."
@@ -164,6 +192,12 @@ def _is_uncertain(loss: Loss) -> bool:
 
 
 TABLE: Final[tuple[Row, ...]] = (
+    Row(
+        situation="failed_already",
+        reason="the request had failed and its client was told so: only the end of the answer is missing",
+        applies=lambda loss: loss.is_answered and not loss.is_idle,
+        action=Action.END_REQUEST,
+    ),
     Row(
         situation="unsent",
         reason="no byte of the request was written to a server: it was never executed",
@@ -323,7 +357,8 @@ TABLE: Final[tuple[Row, ...]] = (
 )
 """The rows in the order of the specification; where that says "xid check if armed" it has two rows here.
 
-The row ``rollback`` is the end of "40001, then E until ROLLBACK" for the case that the ROLLBACK comes first.
+The row ``failed_already`` is no loss: a second error would be taken for the next request's. The row ``rollback`` is
+the end of "40001, then E until ROLLBACK" for the case that the ROLLBACK comes first.
 """
 
 _FAILING: Final = frozenset({Action.FAIL_40001, Action.FAIL_08007, Action.DRAIN_COPY_AND_FAIL})
@@ -336,7 +371,7 @@ def decide(loss: Loss) -> Decision:
     """
     row = next(row for row in TABLE if row.applies(loss))
     then = 0
-    if row.action in _FAILING:
+    if row.action in _FAILING or row.action == Action.END_REQUEST:
         # A COMMIT ends its block also when it fails, as it does at a server.
         is_block_open = loss.in_transaction and not loss.is_commit
         then = TransactionStatus.FAILED if is_block_open else TransactionStatus.IDLE

@@ -63,7 +63,11 @@ class SecretSource:
         size_count: int = CACHED_USERS_COUNT,
         clock: Clock = monotonic,
     ) -> None:
-        self._known = {user: secret for table in reversed(known) for user, secret in table.items()}
+        self._known = (
+            known[0]
+            if len(known) == 1
+            else {user: secret for table in reversed(known) for user, secret in table.items()}
+        )
         self._query = query
         self._run = run
         self._cache_s = cache_s

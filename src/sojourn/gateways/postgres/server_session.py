@@ -13,13 +13,15 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from time import monotonic
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from sojourn.errors import BackendUnavailable
 from sojourn.gateways.postgres import reply_walk, wire
 from sojourn.gateways.postgres.direct import writer_of
-from sojourn.gateways.postgres.replies import Entry, Expect, Hidden
+from sojourn.gateways.postgres.messages import SQLSTATE, Backend, Frontend, TransactionStatus
+from sojourn.gateways.postgres.replies import Entry, Expect, Hidden, Naming
 from sojourn.gateways.postgres.scan import QUIET, next_stop
+from sojourn.gateways.postgres.states import ServerState
 from sojourn.gateways.postgres.vector import EMPTY, Vector
 
 if TYPE_CHECKING:
@@ -29,42 +31,10 @@ if TYPE_CHECKING:
     from sojourn.gateways.postgres.reported import Reported
     from sojourn.gateways.postgres.statements import Statement
 
-IDLE_STATUS = 73
-"""Transaction status ``I`` of ReadyForQuery; ``T`` is in a transaction, ``E`` in a failed one."""
+_IDLE: Final = TransactionStatus.IDLE
+_READY_FOR_QUERY: Final = Backend.READY_FOR_QUERY
+"""Names of this module, because every answer passes by them: one look-up each."""
 _READY_BYTES = 6
-_READY_FOR_QUERY = 90
-
-
-class ServerState:
-    """Where a server stands; the seed's DEPENDENCIES, QUERY and RESET are kept."""
-
-    STARTUP = "startup"
-    IDLE = "idle"
-    DEPENDENCIES = "dependencies"
-    QUERY = "query"
-    RESET = "reset"
-    BEING_CANCELED = "being_canceled"
-    CLOSED = "closed"
-
-
-TRANSITIONS = frozenset(
-    {
-        (ServerState.STARTUP, ServerState.IDLE),
-        (ServerState.IDLE, ServerState.DEPENDENCIES),
-        (ServerState.IDLE, ServerState.QUERY),
-        (ServerState.DEPENDENCIES, ServerState.QUERY),
-        (ServerState.DEPENDENCIES, ServerState.IDLE),
-        (ServerState.QUERY, ServerState.IDLE),
-        (ServerState.QUERY, ServerState.RESET),
-        (ServerState.QUERY, ServerState.BEING_CANCELED),
-        (ServerState.BEING_CANCELED, ServerState.IDLE),
-        (ServerState.IDLE, ServerState.RESET),
-        (ServerState.RESET, ServerState.IDLE),
-        *((state, ServerState.CLOSED) for state in ("startup", "idle", "dependencies", "query", "reset")),
-        (ServerState.BEING_CANCELED, ServerState.CLOSED),
-    }
-)
-"""Every change of state that may happen; the diagram in the docs is drawn from it."""
 
 
 class ServerSession(asyncio.Protocol):
@@ -129,13 +99,12 @@ class ServerSession(asyncio.Protocol):
         self.client: ClientSession | None = None
         self.state = ServerState.STARTUP
         self.fifo: deque[Entry] = deque()
-        self.naming: deque[Expect] = deque()
-        """Those entries of ``fifo``, in the same order, that parse or close a named statement."""
+        self.naming = Naming()
         self.skip = 0
         self.drops = False
         self.kept = b""
         self.table = QUIET
-        self.status = IDLE_STATUS
+        self.status = _IDLE
         self.vector: Vector = EMPTY
         self.home: Vector = EMPTY
         """The vector of a server that was just reset: the startup parameters that it was opened with."""
@@ -203,7 +172,7 @@ class ServerSession(asyncio.Protocol):
                     client.note_statement(fifo[0], took_s)
                 fifo.clear()
                 self.status = client.status = status = data[-1]
-                if status != IDLE_STATUS:
+                if status != _IDLE:
                     if client.holds:
                         client.settle(status)
                 elif client.holds:
@@ -249,7 +218,7 @@ class ServerSession(asyncio.Protocol):
         self.pool.lost(self, cause)
         for entry in entries:
             if isinstance(entry, Hidden):
-                entry.error = {"S": "FATAL", "C": "08006", "M": cause}
+                entry.error = {"S": "FATAL", "C": SQLSTATE.CONNECTION_FAILURE, "M": cause}
         if client is not None:
             client.server_lost(self, entries, cause)
         for entry in entries:
@@ -282,6 +251,21 @@ class ServerSession(asyncio.Protocol):
             self.is_paused = False
             self.transport.resume_reading()
 
+    # What is expected
+
+    def expect(self, one: Expect | Hidden) -> None:
+        """Put an entry that may parse or close a statement into the queue."""
+        self.fifo.append(one)
+        if type(one) is Expect and one.kind in (Frontend.PARSE, Frontend.CLOSE):
+            self.naming.add(one)
+
+    def will_have(self, name: bytes) -> Statement | None:
+        """Return the statement that has a name here once all that is under way is answered."""
+        one = self.naming.at_server(name)
+        if one is not None:
+            return one.statement if one.kind == Frontend.PARSE else None
+        return self.prepared.get(name)
+
     # Queries of our own
 
     def run(self, sql: bytes, hidden: Hidden) -> None:
@@ -291,7 +275,11 @@ class ServerSession(asyncio.Protocol):
     def send_hidden(self, data: bytes, hidden: Hidden) -> None:
         """Write messages of ours that end with one ReadyForQuery."""
         if self.state == ServerState.CLOSED:
-            hidden.error = {"S": "FATAL", "C": "08006", "M": self.closing or "the server is gone"}
+            hidden.error = {
+                "S": "FATAL",
+                "C": SQLSTATE.CONNECTION_FAILURE,
+                "M": self.closing or "the server is gone",
+            }
             hidden.end()
             return
         self.unnamed = None  # a query of ours replaces it, or drops it

@@ -16,10 +16,9 @@ from typing import ClassVar, Final
 from sojourn.gateways.postgres import session_statements as read
 from sojourn.gateways.postgres.holdings import HeldCursor, Holdings
 from sojourn.gateways.postgres.lexer import words
+from sojourn.gateways.postgres.messages import TransactionStatus
 from sojourn.gateways.postgres.vector import EMPTY, Vector, decoded, portable
 
-_IDLE: Final = 73
-_FAILED: Final = 69
 _PROBED_BYTES: Final = 65_536
 # Reported without any act of the session's.
 _REPORTED_ANYWAY: Final = frozenset(("in_hot_standby", "is_superuser", "session_authorization"))
@@ -101,13 +100,13 @@ class SessionState(Holdings):
 
     def ready(self, status: int) -> None:
         """Note a ReadyForQuery with this transaction status."""
-        if status == _IDLE and self._pending is not None:
+        if status == TransactionStatus.IDLE and self._pending is not None:
             if self._has_error:
                 self._roll_back()
             else:
                 self._commit()
         self._has_error = False
-        self._has_moved = status == _FAILED
+        self._has_moved = status == TransactionStatus.FAILED
 
     def reported(self, name: str, value: str) -> None:
         """Note a ParameterStatus that came while the client's own request ran, before its ReadyForQuery.

@@ -13,6 +13,8 @@ from weakref import WeakValueDictionary
 from sojourn.gateways.postgres.messages import Frontend
 
 _numbers = itertools.count(1)
+_LONG_TEXT_BYTES = 1_024
+"""Beginning of a long text that is kept, to tell what statement it is."""
 
 
 class Statement:
@@ -77,6 +79,17 @@ def rename_bind(message: bytes, portal_end: int, name_end: int, name: bytes) -> 
     old = name_end - portal_end - 1
     length = int.from_bytes(message[1:5], "big") + len(name) - old
     return b"B%b%b%b\0" % (length.to_bytes(4, "big"), message[5 : portal_end + 1], name)
+
+
+class LongParse(bytes):
+    """The beginning of an unnamed Parse that was too long to be kept: it lives on its server only."""
+
+    __slots__ = ()
+
+    @classmethod
+    def of(cls, part: bytes) -> LongParse:
+        """Return what stands for it, given what of the message has come."""
+        return cls(part[:5] + b"\0" + part[6:_LONG_TEXT_BYTES].partition(b"\0")[0] + b"\0")
 
 
 def about_statement(kind: int, name: bytes) -> bytes:

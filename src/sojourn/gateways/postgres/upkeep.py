@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from sojourn.gateways.postgres.messages import SQLSTATE, Refusal
 from sojourn.gateways.postgres.replies import Hidden
+from sojourn.gateways.postgres.states import ServerState
 
 if TYPE_CHECKING:
     from sojourn.gateways.postgres.place import Place
@@ -57,16 +58,12 @@ class Upkeep:
         if not limit_s:
             return
         for client in tuple(pool.waiting()):
+            if client.asks_nothing:
+                continue
             if client.waits_since and now - client.waits_since > limit_s:
+                refusal = _no_primary(limit_s) if client in pool.homeless else _no_server(limit_s)
                 pool.forget_waiting(client)
-                pool.reject(
-                    client,
-                    Refusal(
-                        SQLSTATE.TOO_MANY_CONNECTIONS,
-                        f"no server became free within {limit_s:g} s (query_wait_timeout)",
-                        hint="Nothing of this request was executed; raise pool.size_count or try again.",
-                    ),
-                )
+                pool.reject(client, refusal)
 
     def _look_at(self, place: Place, server: ServerSession, now: float) -> None:
         """Close a free server that is too old or too many, or try one that was not used for long."""
@@ -95,7 +92,7 @@ class Upkeep:
     def _try(self, server: ServerSession, now: float) -> None:
         def checked(hidden: Hidden) -> None:
             self._checking.discard(server)
-            if server.state == "closed":
+            if server.state == ServerState.CLOSED:
                 return
             if hidden.error is None:
                 self._pool.give_back(server)
@@ -105,3 +102,19 @@ class Upkeep:
         self._checked[server] = now
         self._checking.add(server)
         server.run(b"", Hidden(checked))
+
+
+def _no_server(limit_s: float) -> Refusal:
+    return Refusal(
+        SQLSTATE.TOO_MANY_CONNECTIONS,
+        f"no server became free within {limit_s:g} s (query_wait_timeout)",
+        hint="Nothing of this request was executed; raise pool.size_count or try again.",
+    )
+
+
+def _no_primary(limit_s: float) -> Refusal:
+    return Refusal(
+        SQLSTATE.CANNOT_CONNECT_NOW,
+        f"no primary server was found within {limit_s:g} s (query_wait_timeout)",
+        hint="Nothing of this request was executed; try again later.",
+    )

@@ -27,6 +27,7 @@ from sojourn.gateways.postgres.lexer import (
     string_value,
     tokens,
 )
+from sojourn.gateways.postgres.messages import OPTION_PREFIX
 
 Value = bytes | str
 
@@ -35,6 +36,8 @@ SESSION_AUTHORIZATION: Final = "session_authorization"
 _IDENTITY: Final = frozenset((ROLE, SESSION_AUTHORIZATION))
 _NOT_SETTINGS: Final = frozenset(("user", "database", "replication", "options"))
 _DIFFERENCES_KEPT_COUNT: Final = 1024
+_LARGE_BYTES: Final = 4096
+"""Vectors with longer values are not kept for the sake of their differences."""
 _SIMPLE_NAME: Final = re.compile(r"[a-z_][a-z0-9_]*")
 _OPTION: Final = re.compile(r"(?:\\.|[^\s\\]|\\$)+", re.DOTALL)
 _WINDOWS: Final = re.compile(r"win(\d+)")
@@ -58,9 +61,10 @@ class Vector:
     ends when nobody holds it. Equal content means ``is``.
     """
 
-    __slots__ = ("__weakref__", "items")
+    __slots__ = ("__weakref__", "is_large", "items")
 
     items: tuple[tuple[str, Value], ...]
+    is_large: bool
 
     def __repr__(self) -> str:
         return f"Vector({', '.join(name for name, _ in self.items)})"  # values may be anybody's data
@@ -80,6 +84,7 @@ class Vector:
     def _make(cls, items: tuple[tuple[str, Value], ...]) -> Self:
         vector = cls.__new__(cls)
         vector.items = items
+        vector.is_large = sum(len(name) + len(value) for name, value in items) > _LARGE_BYTES
         return vector
 
     def get(self, name: str) -> Value | None:
@@ -88,6 +93,10 @@ class Vector:
             if known == name:
                 return value
         return None
+
+    def startup_texts(self) -> dict[str, str]:
+        """Return the settings that came as plain text, as a startup packet has them."""
+        return {name: value for name, value in self.items if isinstance(value, str)}
 
     def with_value(self, name: str, value: Value) -> Vector:
         """Return this vector with one setting changed."""
@@ -127,10 +136,16 @@ def difference(old: Vector, new: Vector) -> bytes:
     Returns: empty if they are the same. The text is ASCII unless a value could not be made so; it may hold a
         SELECT, whose rows the caller drops. If any part fails, the server undoes all of it.
     """
-    return b"" if old is new else _difference(old, new)
+    if old is new:
+        return b""
+    return _difference(old, new) if old.is_large or new.is_large else _kept_difference(old, new)
 
 
 @lru_cache(maxsize=_DIFFERENCES_KEPT_COUNT)
+def _kept_difference(old: Vector, new: Vector) -> bytes:
+    return _difference(old, new)
+
+
 def _difference(old: Vector, new: Vector) -> bytes:
     before, after = dict(old.items), dict(new.items)
     statements: list[bytes] = []
@@ -220,7 +235,7 @@ def from_startup(parameters: Mapping[str, str]) -> Vector:
     values.update(split_options(parameters.get("options", ""))[0])
     for name, value in parameters.items():
         key = name.lower()
-        if key not in _NOT_SETTINGS and not key.startswith("_pq_."):
+        if key not in _NOT_SETTINGS and not key.startswith(OPTION_PREFIX):
             values[key] = value
     return Vector.of(values) if values else EMPTY
 

@@ -61,7 +61,9 @@ class FailoverRow(Row):
     held_ms: int | None = None
     """From the first client held to the first answer of the new primary."""
     clients_held: int = 0
-    clients_lost: int = 0
+    """Clients that waited for a primary."""
+    clients_refused: int = 0
+    """Those of them that waited in vain and were told 57P03; they stayed connected."""
 
 
 class LossRow(Row):
@@ -84,7 +86,6 @@ class StatementRow(Row):
     duration_us: int = 0
     outcome: str = ""
     sqlstate: str = ""
-    rows: int | None = None
     statement: str = ""
 
 
