@@ -32,7 +32,7 @@ from sojourn.gateways.postgres.pool import Pool
 from sojourn.gateways.postgres.reported import Reported
 from sojourn.gateways.postgres.server_session import ServerSession
 from sojourn.gateways.postgres.session_state import SessionState
-from sojourn.gateways.postgres.statements import Statement, StatementTable
+from sojourn.gateways.postgres.statements import Names, Statement, StatementTable
 from sojourn.gateways.postgres.states import Busy, ClientState, Holds
 from sojourn.gateways.postgres.vector import EMPTY
 
@@ -186,9 +186,9 @@ class KeptStatements(StatementTable):
         super().__init__()
         self._kept: set[Statement] = set()
 
-    def intern(self, body: bytes) -> Statement:
+    def intern(self, body: bytes, names: Names = ()) -> Statement:
         """Return the statement of a Parse body."""
-        statement = super().intern(body)
+        statement = super().intern(body, names)
         self._kept.add(statement)
         return statement
 

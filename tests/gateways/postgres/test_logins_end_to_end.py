@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 
 import asyncpg
 import psycopg
@@ -18,6 +19,7 @@ from sojourn.gateways.postgres.config import (
     AuthSettings,
     Cluster,
     Database,
+    FailoverSettings,
     NodeSettings,
     PostgresLimits,
     TimeoutSettings,
@@ -127,8 +129,11 @@ def test_a_database_that_is_not_there_is_told_only_to_who_has_logged_in(run, tmp
             assert await room.who("asyncpg", "ana", database="shop") == "ana"
             with pytest.raises(asyncpg.InvalidCatalogNameError, match='database "other" does not exist'):
                 await room.asyncpg("ana", database="other")
+            assert room.log().count("postgres.client_refused") == 1
             with pytest.raises(asyncpg.InvalidPasswordError):
                 await room.asyncpg("ana", "wrong", database="other")
+            assert room.log().count("postgres.login_failed") == 1
+            assert "session.failed" not in room.log()
 
     run(main())
 
@@ -180,6 +185,25 @@ def test_the_first_rule_that_fits_decides(run, tmp_path, server):
             with pytest.raises(ConfigError):
                 room.reload()
             assert await room.who("asyncpg", "old") == "old"
+
+    run(main())
+
+
+def test_logins_wait_for_a_server_as_long_as_clients_are_held_and_no_longer(run, tmp_path):
+    """57P03 after buffering_timeout_s where nobody monitors; who comes later than that is told at once."""
+
+    async def main():
+        with socket.socket() as unused:
+            unused.bind((LOCALHOST, 0))
+            failover = FailoverSettings(buffering_timeout_s=2.0)
+            given = settings(f"{LOCALHOST}:{unused.getsockname()[1]}", failover=failover)
+            async with gateway_room(given, tmp_path) as room:
+                for _ in range(2):
+                    with pytest.raises(
+                        asyncpg.CannotConnectNowError, match="the database server is not available"
+                    ):
+                        await asyncio.wait_for(room.asyncpg("open"), 20)
+                assert room.log().count("postgres.client_refused") == 2
 
     run(main())
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import datetime
 import socket
 import struct
 
@@ -196,6 +197,29 @@ def test_what_one_client_sets_no_other_sees_on_the_same_server():
                 await ana.close()
                 assert await value(ben, shows) == expected, name
                 await ben.close()
+
+    asyncio.run(check())
+
+
+def test_tenants_with_different_tables_behind_the_same_text_do_not_share_a_plan():
+    """A prepared statement means what its names meant to the client that prepared it: by search_path and by role."""
+
+    async def check():
+        async with gateway_lab(pool={"size_count": 1}) as lab:
+            async with await lab.connect() as first:
+                await first.execute("CREATE SCHEMA a CREATE TABLE things (n int)")
+                await first.execute("CREATE SCHEMA b CREATE TABLE things (t text, also date)")
+                await first.execute(
+                    "INSERT INTO a.things VALUES (1); INSERT INTO b.things VALUES ('x', '2026-01-01')"
+                )
+            ana, ben = await lab.connect(), await lab.connect()  # which name their statements alike
+            await ana.execute("SET search_path TO a")
+            await ben.execute("SET search_path TO b")
+            for _ in range(2):
+                for client, expected in ((ana, (1,)), (ben, ("x", datetime.date(2026, 1, 1)))):
+                    async with client.transaction():  # in which nobody can try again unseen
+                        cursor = await client.execute("SELECT * FROM things WHERE %s > 0", (1,), prepare=True)
+                        assert await cursor.fetchone() == expected
 
     asyncio.run(check())
 

@@ -61,9 +61,6 @@ class ConsoleDoor:
                 hint = "Add it to postgres.console.admin_users, or to stats_users if it may only look."
             else:
                 hint = "No user is listed, so that nobody may; set postgres.console.admin_users."
-            self._gateway.login_failed(
-                session.user, session.database, talk.address, "not listed for the console"
-            )
             raise Refusal(
                 SQLSTATE.INSUFFICIENT_PRIVILEGE,
                 f'user "{session.user}" may not use the admin console',

@@ -36,6 +36,8 @@ async def first_report(pool: Pool) -> Reported:
                 place = pool.primary
                 if pool.room.is_given_up:
                     raise Refusal(SQLSTATE.CANNOT_CONNECT_NOW, "no primary server is available")
+                if place is not None and _is_down(place) and _is_down_for_long(pool, place):
+                    raise _unavailable()
                 if place is None or pool.is_paused or _is_down(place):
                     await asyncio.sleep(LOOK_S)
                 elif place.servers or place.connecting:
@@ -52,8 +54,12 @@ async def first_report(pool: Pool) -> Reported:
         if is_full:
             message = f"no server became free within {limit_s:g} s (query_wait_timeout)"
             raise Refusal(SQLSTATE.TOO_MANY_CONNECTIONS, message) from error
-        raise Refusal(SQLSTATE.CANNOT_CONNECT_NOW, "the database server is not available") from error
+        raise _unavailable() from error
     return pool.report
+
+
+def _unavailable() -> Refusal:
+    return Refusal(SQLSTATE.CANNOT_CONNECT_NOW, "the database server is not available")
 
 
 def _is_down(place: Place) -> bool:
@@ -62,6 +68,11 @@ def _is_down(place: Place) -> bool:
     A server that said no is asked again by every login: the database may have been made meanwhile.
     """
     return monotonic() < place.retry_at and not isinstance(place.last_error, Refusal)
+
+
+def _is_down_for_long(pool: Pool, place: Place) -> bool:
+    """Say whether a server has been away for as long as clients are held; the monitor, if any, gives up by itself."""
+    return monotonic() - place.failing_since > pool.gateway.settings.failover.buffering_timeout_s
 
 
 async def _see_another_login(place: Place) -> None:

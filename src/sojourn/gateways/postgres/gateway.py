@@ -69,8 +69,11 @@ SERVER_FAILED = EventKind("postgres.server_failed", ("pool", "node", "error", "w
 """What a server sent could not be taken: it broke the protocol, or we have a bug; its connection was closed."""
 CONNECT_FAILED = EventKind("postgres.connect_failed", ("pool", "node", "error"), level="warning")
 LOGIN_FAILED = EventKind("postgres.login_failed", ("user", "database", "peer", "reason"), level="warning")
+CLIENT_REFUSED = EventKind("postgres.client_refused", ("sqlstate", "reason", "about", "peer"), level="info")
 SESSION_MOVED = EventKind("postgres.session_lost_server", ("situation", "reason", "about"), level="warning")
 """A client's server is gone; the situation is the row of the retry table that decided."""
+
+_AUTHORIZATION_CLASS = "28"
 
 SWEEP_S = 0.5
 SERVERS_CLOSE_S = 1.0
@@ -482,9 +485,17 @@ class PostgresGateway(Gateway):
         words = reason.lower().replace("_", " ")
         self.server.events.emit(HANDSHAKE_FAILED, session, str(session.connection.peer), words)
 
-    def login_failed(self, user: str, database: str, peer: str, reason: str) -> None:
-        """Tell that a client was not let in."""
-        self.server.events.emit(LOGIN_FAILED, None, user, database, peer, reason)
+    def session_failed(self, session: Session, error: BaseException, reason: str) -> None:
+        """Tell the operator; a client that is told no in PostgreSQL's words is no failure of its session."""
+        if not isinstance(error, Refusal) or not isinstance(session, ClientSession):
+            super().session_failed(session, error, reason)
+            return
+        peer = session.connection.peer.address
+        why = error.message if error.__cause__ is None else f"{error.message} ({in_words(error.__cause__)})"
+        if error.sqlstate.startswith(_AUTHORIZATION_CLASS):
+            self.server.events.emit(LOGIN_FAILED, session, session.user, session.database, peer, why)
+        else:
+            self.server.events.emit(CLIENT_REFUSED, session, error.sqlstate, why, session.about, peer)
 
     def cluster_moved(self, room: ClusterRoom, old: str, new: str, why: str) -> None:
         """Tell of a step of an incident."""

@@ -368,11 +368,7 @@ async def _authenticate(
             allows_certificate=access.certificate_rule(map_name),
         )
     except BackendUnavailable as error:
-        gateway.login_failed(user, database, talk.address, str(error))
         raise Refusal(SQLSTATE.CANNOT_CONNECT_NOW, "the user list cannot be asked at the moment") from error
-    except Refusal as refusal:
-        gateway.login_failed(user, database, talk.address, refusal.message)
-        raise
 
 
 def _method(access: Access, talk: ClientTalk, user: str, database: str) -> tuple[str, str]:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from sojourn.gateways.postgres import lexer, owed, recovery, wire
 from sojourn.gateways.postgres.messages import SQLSTATE, Frontend, Refusal, TransactionStatus
 from sojourn.gateways.postgres.retry import Action, Verdict
+from sojourn.gateways.postgres.statements import names_in
 from sojourn.gateways.postgres.states import Busy
 
 if TYPE_CHECKING:
@@ -173,7 +174,7 @@ def _extended(client: ClientSession, kind: int, body: bytes, out: list[bytes]) -
         text = _end_in(rest[: rest.find(b"\0")]) if is_failed else b""
         if text:
             if name:
-                client.learn_statement(name, client.gateway.statements.intern(rest))
+                client.learn_statement(name, client.gateway.statements.intern(rest, names_in(client.vector)))
             else:
                 client.lost_text = text
             out.append(wire.parse_complete())

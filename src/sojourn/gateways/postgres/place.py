@@ -20,7 +20,17 @@ class Place:
     its login to its loss; in ``idle`` exactly while nobody uses it.
     """
 
-    __slots__ = ("connecting", "failures", "idle", "last_error", "node", "retry_at", "servers", "waiting")
+    __slots__ = (
+        "connecting",
+        "failing_since",
+        "failures",
+        "idle",
+        "last_error",
+        "node",
+        "retry_at",
+        "servers",
+        "waiting",
+    )
 
     def __init__(self, node: Node) -> None:
         self.node = node
@@ -29,6 +39,7 @@ class Place:
         self.waiting: deque[ClientSession] = deque()
         self.connecting = 0
         self.failures = 0
+        self.failing_since = 0.0
         self.retry_at = 0.0
         self.last_error: SojournError | None = None
 

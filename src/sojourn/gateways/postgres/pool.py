@@ -491,6 +491,8 @@ class Pool:
             self.give_back(server)
 
     def _failed(self, place: Place, error: BaseException) -> None:
+        if not place.failures:
+            place.failing_since = monotonic()
         place.failures += 1
         factor = min(2 ** (place.failures - 1), _RETRY_MAX_FACTOR)
         place.retry_at = monotonic() + self.settings.server_login_retry_s * factor

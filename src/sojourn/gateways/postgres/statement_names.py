@@ -12,7 +12,13 @@ from typing import TYPE_CHECKING
 from sojourn.gateways.postgres import session_statements, wire
 from sojourn.gateways.postgres.messages import SQLSTATE, Frontend
 from sojourn.gateways.postgres.replies import DROP, REFUSED, SYNTHETIC, Expect
-from sojourn.gateways.postgres.statements import CLOSE_UNNAMED, LongParse, about_statement, rename_bind
+from sojourn.gateways.postgres.statements import (
+    CLOSE_UNNAMED,
+    LongParse,
+    about_statement,
+    names_in,
+    rename_bind,
+)
 from sojourn.gateways.postgres.states import Holds
 
 if TYPE_CHECKING:
@@ -80,7 +86,7 @@ def parse(passage: Passage, end: int, name: bytes, body: bytes) -> None:
         client.show_pins()
         server.expect(Expect(Frontend.PARSE, name=name))
         return
-    statement = client.gateway.statements.intern(body)
+    statement = client.gateway.statements.intern(body, names_in(client.holding.current_vector))
     answered = Expect(Frontend.PARSE, SYNTHETIC, data=wire.parse_complete(), name=name, statement=statement)
     if server.prepared.get(name) is statement:
         passage.answer(end, answered)

@@ -11,24 +11,38 @@ import itertools
 from weakref import WeakValueDictionary
 
 from sojourn.gateways.postgres.messages import Frontend
+from sojourn.gateways.postgres.vector import EMPTY, ROLE, Value, Vector
 
 _numbers = itertools.count(1)
 _LONG_TEXT_BYTES = 1_024
 """Beginning of a long text that is kept, to tell what statement it is."""
 
 
+Names = tuple[Value | None, ...]
+"""What decides which table a name in a statement means: two tenants may have different ones behind the same text."""
+
+
+def names_in(vector: Vector) -> Names:
+    """Return what a client's settings say about the meaning of names: its search_path, and whose ``$user`` is."""
+    if vector is EMPTY:
+        return ()
+    path, role = vector.get("search_path"), vector.get(ROLE)
+    return () if path is None is role else (path, role)
+
+
 class Statement:
     """One text with its parameter types.
 
     Life: kept by the clients and servers that have it, forgotten with the last of them. Always true: two statements
-    of the same body are the same object, unless a change of tables has outdated the first. ``body`` is what follows
-    the name in Parse: text, NUL, types.
+    of the same body that were parsed with the same meaning of names are the same object, unless a change of tables has
+    outdated the first. ``body`` is what follows the name in Parse: text, NUL, types.
     """
 
-    __slots__ = ("__weakref__", "alias", "body")
+    __slots__ = ("__weakref__", "alias", "body", "names")
 
-    def __init__(self, body: bytes) -> None:
+    def __init__(self, body: bytes, names: Names) -> None:
         self.body = body
+        self.names = names
         self.alias = b"sojourn_%x" % next(_numbers)
 
     @property
@@ -45,22 +59,24 @@ class StatementTable:
     """All statements that anybody has; entries go with their last holder."""
 
     def __init__(self) -> None:
-        self._by_body: WeakValueDictionary[bytes, Statement] = WeakValueDictionary()
+        self._by_body: WeakValueDictionary[tuple[bytes, Names], Statement] = WeakValueDictionary()
 
     def __len__(self) -> int:
         return len(self._by_body)
 
-    def intern(self, body: bytes) -> Statement:
-        """Return the statement of a Parse body."""
-        statement = self._by_body.get(body)
+    def intern(self, body: bytes, names: Names = ()) -> Statement:
+        """Return the statement of a Parse body, for clients with this meaning of names."""
+        key = body, names
+        statement = self._by_body.get(key)
         if statement is None:
-            statement = self._by_body[body] = Statement(body)
+            statement = self._by_body[key] = Statement(body, names)
         return statement
 
     def forget(self, statement: Statement) -> None:
         """Let the next Parse of the same body be another statement: what servers made of this one is outdated."""
-        if self._by_body.get(statement.body) is statement:
-            del self._by_body[statement.body]
+        key = statement.body, statement.names
+        if self._by_body.get(key) is statement:
+            del self._by_body[key]
 
     def forget_all(self) -> None:
         """Do the same for every statement: what a table is has changed, and nobody knows who asks for it."""
