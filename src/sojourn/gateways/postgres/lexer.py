@@ -25,20 +25,22 @@ SYMBOL: Final = 9
 _SPACE: Final = 1
 _BLOCK_COMMENT: Final = 2
 
-# Possessive repeats: no text may make the scanner try twice. The closing quotes are optional, so that text which
-# ends inside a quote stays one token. An E'' string may go on after white space with a line break.
+# Nothing here may make the scanner try twice: alternatives inside a repeated group begin differently, and what follows
+# it matches anything. Only single characters repeat possessively; Python 3.11.0 to 3.11.4 get possessive groups wrong.
+# The closing quotes are optional, so that text which ends inside a quote stays one token. An E'' string may go on
+# after white space with a line break.
 _TOKEN: Final = re.compile(
     rb"""
       ([ \t\n\r\f\v]++ | --[^\n\r]*+)
     | (/\*)
-    | ( [eE]'(?:[^'\\]++|\\.?|'')*+'?
-          (?:(?:[ \t\f\v]|--[^\n\r]*+)*+[\n\r](?:[ \t\n\r\f\v]++|--[^\n\r]*+[\n\r])*+'(?:[^'\\]++|\\.?|'')*+'?)*+
-      | (?:[bBxXnN]|[uU]&)?'[^']*+(?:''[^']*+)*+'? )
-    | ((?:[uU]&)?"[^"]*+(?:""[^"]*+)*+"?)
+    | ( [eE]'(?:[^'\\]++|\\.?|'')*'?
+          (?:(?:[ \t\f\v]++|--[^\n\r]*+)*[\n\r](?:[ \t\n\r\f\v]++|--[^\n\r]*+[\n\r])*'(?:[^'\\]++|\\.?|'')*'?)*
+      | (?:[bBxXnN]|[uU]&)?'[^']*+(?:''[^']*+)*'? )
+    | ((?:[uU]&)?"[^"]*+(?:""[^"]*+)*"?)
     | (\$(?:[A-Za-z_\x80-\xff][A-Za-z0-9_\x80-\xff]*+)?\$)
     | (\$[0-9]++)
     | ([A-Za-z_\x80-\xff][A-Za-z0-9_$\x80-\xff]*+)
-    | (\.?[0-9](?:[eE][+-][0-9]|[0-9A-Za-z_.])*+)
+    | (\.?[0-9](?:[eE][+-][0-9]|[0-9A-Za-z_.])*)
     | (.)
     """,
     re.VERBOSE | re.DOTALL,

@@ -210,18 +210,20 @@ def _newest_first(ring: Iterable[Entry]) -> tuple[Entry, ...]:
 
 
 # What is kept is one match up to the next literal, because each match costs a call: half the time.
-# Possessive repeats: no text may make the scanner try twice. Text that was cut inside a quote or comment is masked to
-# its end. A plain string with \' ends in different places with and without standard_conforming_strings; which holds is
-# not known here, so everything behind such a mark is masked: rather a word too many than one too few.
+# Nothing here may make the scanner try twice: alternatives inside a repeated group begin differently, and what follows
+# it takes whatever is left. Only single characters repeat possessively, as in the lexer. Text that was cut inside a
+# quote or comment is masked to its end. A plain string with \' ends in different places with and without
+# standard_conforming_strings; which holds is not known here, so everything behind such a mark is masked: rather a word
+# too many than one too few.
 _TOKEN: Final = re.compile(
     rb"""
-      (?P<comment> --[^\r\n]*+ | /\*(?:[^*]++|\*(?!/))*+(?:\*/)? )
-    | (?P<string> [eE]'(?:[^'\\]++|''|\\.)*+(?:'|\\?\Z)
-        | (?:[bBxXnN]|[uU]&)?'(?:[^'\\]++|''|\\(?!'))*+(?:'|\\'.*\Z|\Z) )
+      (?P<comment> --[^\r\n]*+ | /\*(?:[^*]++|\*(?!/))*(?:\*/)? )
+    | (?P<string> [eE]'(?:[^'\\]++|''|\\.)*(?:'|\\?\Z)
+        | (?:[bBxXnN]|[uU]&)?'(?:[^'\\]++|''|\\(?!'))*(?:'|\\'.*\Z|\Z) )
     | (?P<dollar> \$(?P<tag>(?:[A-Za-z_\x80-\xff][A-Za-z0-9_\x80-\xff]*+)?)\$.*?(?:\$(?P=tag)\$|\Z) )
-    | (?P<kept> (?: [ \t\r\n\f\v(),=<>+*;:\[\]!%^&|?~@\#{}`]++ | \.(?![0-9]) | -(?!-) | /(?!\*) | "(?:[^"]++|"")*+"?
-        | \$[0-9]++ | (?![eEbBxXnN]'|[uU]&')[A-Za-z_\x80-\xff][A-Za-z0-9_$\x80-\xff]*+ )++ )
-    | (?P<number> \.?[0-9](?:[eE][+-][0-9]|[0-9A-Za-z_.])*+ )
+    | (?P<kept> (?: [ \t\r\n\f\v(),=<>+*;:\[\]!%^&|?~@\#{}`]++ | \.(?![0-9]) | -(?!-) | /(?!\*) | "(?:[^"]++|"")*"?
+        | \$[0-9]++ | (?![eEbBxXnN]'|[uU]&')[A-Za-z_\x80-\xff][A-Za-z0-9_$\x80-\xff]*+ )+ )
+    | (?P<number> \.?[0-9](?:[eE][+-][0-9]|[0-9A-Za-z_.])* )
     """,
     re.VERBOSE | re.DOTALL,
 )
@@ -238,8 +240,8 @@ _UNQUOTED_PASSWORD: Final = re.compile(
 )
 """A password without quotes is a syntax error, and errors are just what is remembered."""
 
-_LIST: Final = re.compile(rb"([(\[])\s*+\?(?:\s*+,\s*+\?)++\s*+([)\]])")
-_ROWS: Final = re.compile(rb"(\(\?(?:, \.\.\.)?\))(?:\s*+,\s*+\1)++")
+_LIST: Final = re.compile(rb"([(\[])\s*+\?(?:\s*+,\s*+\?)+\s*+([)\]])")
+_ROWS: Final = re.compile(rb"(\(\?(?:, \.\.\.)?\))(?:\s*+,\s*+\1)+")
 _UNPRINTABLE: Final = re.compile(r"[\x00-\x20\x7f-\x9f\u2028\u2029]+")
 
 

@@ -54,7 +54,7 @@ ROLE_SETTING: Final = "sojourn.role"
 """The setting that a client changes with ``SET sojourn.role TO replica``; no server ever sees it."""
 
 _HINT: Final = re.compile(
-    rb"(?:[ \t\r\n\f\v]++|/\*(?!\s*sojourn\s*:).*?\*/|--(?!\s*sojourn\s*:)[^\r\n]*+)*+"
+    rb"(?:[ \t\r\n\f\v]++|/\*(?!\s*sojourn\s*:)(?:[^*]++|\*(?!/))*\*/|--(?!\s*sojourn\s*:)[^\r\n]*+)*"
     rb"(?:/\*\s*sojourn\s*:\s*(primary|replica)\s*\*/"
     rb"|--[ \t]*sojourn[ \t]*:[ \t]*(primary|replica)[ \t]*(?:[\r\n]|\Z))",
     re.IGNORECASE | re.DOTALL,
@@ -63,7 +63,8 @@ _HINT_WITHIN_BYTES: Final = 512
 """A hint stands in front; there may be other comments before it, but not for ever."""
 
 _BEGINNING: Final = re.compile(
-    rb"(?:\s++|/\*.*?\*/|--[^\r\n]*+)*+(?:BEGIN|START\s+TRANSACTION|SET\s+TRANSACTION)\b([^;]*+);?\s*+\Z",
+    rb"(?:\s++|/\*(?:[^*]++|\*(?!/))*\*/|--[^\r\n]*+)*"
+    rb"(?:BEGIN|START\s+TRANSACTION|SET\s+TRANSACTION)\b([^;]*+);?\s*+\Z",
     re.IGNORECASE | re.DOTALL,
 )
 _LONGEST_BEGINNING_BYTES: Final = 512
