@@ -82,6 +82,7 @@ _MEANINGS = {
     "server.loop_error": "A bug of ours, or of the event loop: something failed that no session owns.",
     "server.reloaded": "The configuration was read again and is in force.",
     "server.started": "All gateways are open and listen.",
+    "server.few_descriptors": "The process may open fewer connections than may come; the rest is closed unread.",
     "server.stopped": "Nothing is left open.",
     "tacacs.accounting": "An accounting record was stored (`success`) or not (`error`), and why.",
     "tacacs.authentication": "A login, ENABLE or change of a password: `pass`, `fail` or `error`, and why.",
@@ -225,7 +226,7 @@ async def _scrape() -> str:
         server.add(postgres)
         await server.start()
         try:
-            postgres.pool_for(_postgres().databases[0], "shop", "ana", Credentials("ana"))
+            postgres.pools.of(_postgres().databases[0], "shop", "ana", Credentials("ana"))
             postgres.count_loss("unsent")
             with server.breakers.guard("ldaps://ldap.example.net"):
                 return metrics_text(server).decode()

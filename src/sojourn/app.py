@@ -92,7 +92,9 @@ class Daemon(CoreView):
             on_reload=self._read_and_swap,
         )
         super().__init__(server)
-        self.log = _open_log(settings.log, server.events.unix_time)
+        self.log = _open_log(
+            settings.log, server.events.unix_time, worker=None if place is None else place.index
+        )
         server.events.add_view(self.log)
         self.admin = AdminServer(self, settings.admin, control_socket(settings.admin, os.environ))
         self._is_worker = place is not None
@@ -191,9 +193,11 @@ def _check_files(settings: SojournSettings) -> None:
         raise ConfigError(problems)
 
 
-def _open_log(settings: LogSettings, unix_time: Callable[[float], float]) -> LogView:
+def _open_log(
+    settings: LogSettings, unix_time: Callable[[float], float], *, worker: int | None = None
+) -> LogView:
     try:
-        return LogView(settings, unix_time)
+        return LogView(settings, unix_time, worker=worker)
     except OSError as error:
         found = f"{settings.file!r}: {error.strerror}"
         wanted = "a file that this user can write"

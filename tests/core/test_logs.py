@@ -22,9 +22,9 @@ SESSION = SimpleNamespace(gateway=SimpleNamespace(name="lab"), number=31)
 def log():
     """Return events, and what reads the lines that they became."""
 
-    def make(**settings):
+    def make(worker=None, **settings):
         events, stream = Events(ManualClock()), io.BytesIO()
-        events.add_view(LogView(LogSettings(**settings), events.unix_time, stream))
+        events.add_view(LogView(LogSettings(**settings), events.unix_time, stream, worker=worker))
 
         def lines():
             events.flush()
@@ -48,6 +48,18 @@ def test_a_json_line_has_time_level_event_session_and_values(log):
         "peer": "192.0.2.1",
         "error": "found a, wanted b",
     }
+
+
+def test_each_line_of_a_worker_says_which_one_wrote_it(log):
+    """Several processes write to one log, and their sessions have the same numbers."""
+    events, lines = log(worker=0, format="json")
+    events.emit(NOTED, SESSION, "192.0.2.1", "found a\udcff, wanted b")
+    events.emit(SERIOUS, None, "c")
+    assert [json.loads(line)["worker"] for line in lines()] == [0, 0]
+    events, lines = log(worker=3)
+    events.emit(SERIOUS, None, "c")
+    (line,) = lines()
+    assert "worker=3" in line
 
 
 def test_less_important_lines_are_left_out(log):

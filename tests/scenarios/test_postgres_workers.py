@@ -191,9 +191,11 @@ def test_a_rolling_restart_breaks_no_transaction(lab: Lab, gateway: Gateway) -> 
 
 
 def test_a_signal_to_the_supervisor_reaches_every_worker(gateway: Gateway) -> None:
-    """SIGHUP makes every worker read the configuration again; SIGTERM, at the end of the test, ends them all."""
+    """SIGHUP makes every worker read the configuration again, and each says that it did; SIGTERM ends them all."""
     gateway.daemon.signal(signal.SIGHUP)
     gateway.daemon.wait_for("server.reloaded", WORKERS_COUNT)
+    lines = [one for one in gateway.daemon.events if one["event"] == "server.reloaded"]
+    assert {line["worker"] for line in lines} == set(range(WORKERS_COUNT))
 
 
 def test_a_reload_asked_of_the_first_worker_reaches_the_others(gateway: Gateway) -> None:

@@ -40,8 +40,9 @@ class FailoverLab:
     or was until it was crashed; ``replica`` follows it, or is None.
     """
 
-    def __init__(self, version):
+    def __init__(self, version, replica_settings=None):
         self.version = version
+        self.replica_settings = replica_settings
         self.primary = None
         self.replica = None
         self.stack = contextlib.AsyncExitStack()
@@ -71,7 +72,7 @@ class FailoverLab:
 
     async def add_replica(self, *, port):
         """Start a replica of the primary, and let no commit be acknowledged that it does not have."""
-        self.replica = await self.primary.replica(port=port)
+        self.replica = await self.primary.replica(port=port, settings=self.replica_settings)
         self.stack.push_async_callback(self.replica.stop)
         await self.direct("ALTER SYSTEM SET synchronous_standby_names = '*'", "SELECT pg_reload_conf()")
         await self.until("SELECT count(*) = 1 FROM pg_stat_replication WHERE sync_state = 'sync'")
@@ -143,14 +144,14 @@ class FailoverLab:
         self.primary, self.replica = self.replica, None
         return promoted
 
-    async def gateway(self, mode, *, size_count=20, **failover):
+    async def gateway(self, mode, *, size_count=20, monitor_user="postgres", **failover):
         """Run a gateway in front of the cluster."""
         settings = PostgresSettings(
             listeners=(ListenerSettings(address="127.0.0.1:0"),),
             limits=LimitSettings(
                 connections_count=1_000, connections_per_peer_count=1_000, accepts_per_s=10_000
             ),
-            clusters=(Cluster(name="main", nodes=self.nodes, monitor_user="postgres"),),
+            clusters=(Cluster(name="main", nodes=self.nodes, monitor_user=monitor_user),),
             databases=(Database(name="*", cluster="main"),),
             auth=AuthSettings(method="trust"),
             pool=PoolSettings(mode=mode, size_count=size_count),
@@ -210,9 +211,14 @@ class Way:
 
 
 @contextlib.asynccontextmanager
-async def running_failover_lab(version=16):
-    """Run a primary and a replica for the length of the block."""
-    lab = FailoverLab(version)
+async def running_failover_lab(version=16, replica_settings=None):
+    """Run a primary and a replica for the length of the block.
+
+    Args:
+        version: of both.
+        replica_settings: what the replica is configured with besides what its primary is.
+    """
+    lab = FailoverLab(version, replica_settings)
     async with lab.stack:
         await lab.start()
         yield lab

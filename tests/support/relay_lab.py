@@ -214,7 +214,7 @@ class RelayLab:
     def start(self, manager: Any) -> None:
         """Make the pool, whose servers are scripted ones."""
         self.manager = manager
-        self.pool = self.gateway.pool_for(
+        self.pool = self.gateway.pools.of(
             self.gateway.settings.databases[0], "lab", "lab", Credentials.of("lab", None)
         )
         self.pool.connect = self._connect  # type: ignore[method-assign]  # dials nobody

@@ -29,10 +29,21 @@ class LogView:
     """Writes events as lines.
 
     Life: made by the application from ``[log]``; closed with it. Always true: one ``write`` per batch.
+
+    Args:
+        settings: ``[log]``.
+        unix_time: makes seconds since 1970 of an event's moment.
+        stream: where lines go instead of what the settings say.
+        worker: which of several processes this is that write to one log; each of its lines says so.
     """
 
     def __init__(
-        self, settings: LogSettings, unix_time: Callable[[float], float], stream: IO[bytes] | None = None
+        self,
+        settings: LogSettings,
+        unix_time: Callable[[float], float],
+        stream: IO[bytes] | None = None,
+        *,
+        worker: int | None = None,
     ) -> None:
         self._unix_time = unix_time
         self._least = LEVELS[settings.level]
@@ -44,7 +55,7 @@ class LogView:
         else:
             self._stream = sys.stderr.buffer
         self._render = _encode_lines if settings.format == "json" else _console_renderer(self._stream)
-        self._shapes = _Shapes()
+        self._shapes = _Shapes(worker)
 
     def __call__(self, batch: Sequence[Event]) -> None:
         """Write one line per event that is important enough."""
@@ -99,7 +110,11 @@ def _opened(file: str) -> IO[bytes]:
 
 
 class _Shapes(dict[EventKind, tuple[int, Callable[..., msgspec.Struct]]]):
-    """Per kind of event its level as a number and the struct of its line."""
+    """Per kind of event its level as a number and the struct of its line, whose tag is the worker."""
+
+    def __init__(self, worker: int | None) -> None:
+        super().__init__()
+        self._tag: dict[str, Any] = {} if worker is None else {"tag_field": "worker", "tag": worker}
 
     def __missing__(self, kind: EventKind) -> tuple[int, Callable[..., msgspec.Struct]]:
         shape = msgspec.defstruct(
@@ -114,6 +129,7 @@ class _Shapes(dict[EventKind, tuple[int, Callable[..., msgspec.Struct]]]):
             ],
             omit_defaults=True,
             gc=False,
+            **self._tag,
         )
         self[kind] = (LEVELS[kind.level], _masking(kind, shape) if kind.shown else shape)
         return self[kind]
@@ -155,6 +171,8 @@ def _console_renderer(stream: IO[bytes]) -> Callable[[Sequence[Any]], bytes]:
             for name, default in (("session", ""), ("count", 1)):
                 if fields[name] == default:
                     del fields[name]
+            if line.__struct_config__.tag is not None:
+                fields["worker"] = line.__struct_config__.tag
             for name, value in fields.items():
                 # What a peer sent must not steer the terminal of whoever watches.
                 if isinstance(value, str) and not value.isprintable():

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from sojourn.core import descriptors
 from sojourn.core.breaker import Breakers, CircuitState
 from sojourn.core.events import EventKind, Events
 from sojourn.core.listener import HANDSHAKE_FAILED, Listener
@@ -51,8 +52,12 @@ TLS_REFUSED = EventKind("tls.refused", ("address", "problem"), level="error")
 """TLS files that were read again have a problem; the listener keeps the ones that it had."""
 TLS_WARNING = EventKind("tls.warning", ("address", "warning"), level="warning")
 """Something in a listener's TLS files works no more, or will not soon."""
+FEW_DESCRIPTORS = EventKind("server.few_descriptors", ("allowed_count", "wanted_count"), level="warning")
+"""The limits let in more connections than this process may have open; what is beyond that is closed unread."""
 BREAKER_CHANGED = EventKind("breaker.changed", ("endpoint", "old", "new"), level="warning")
 
+DESCRIPTORS_RESERVED_COUNT = 256
+"""For files, servers behind gateways, and connections that are being refused."""
 OFFLOAD_CLOSE_S = 5.0
 """How long slow work that is under way at the end may take before its threads are left to die."""
 TICK_S = 0.1
@@ -183,6 +188,7 @@ class Server:
         loop.add_signal_handler(signal.SIGHUP, self._reload_on_signal)
         try:
             await self.start()
+            self._allow_descriptors()
             for number in (signal.SIGTERM, signal.SIGINT):
                 loop.add_signal_handler(number, self.ask_to_stop, signal.Signals(number).name)
             try:
@@ -195,6 +201,13 @@ class Server:
         finally:
             for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
                 loop.remove_signal_handler(number)
+
+    def _allow_descriptors(self) -> None:
+        wanted = sum(gateway.limits.connections_count for gateway in self.gateways.values())
+        wanted += DESCRIPTORS_RESERVED_COUNT
+        allowed = descriptors.allow(wanted)
+        if allowed < wanted:
+            self.events.emit(FEW_DESCRIPTORS, None, allowed, wanted)
 
     def ask_to_stop(self, cause: str = "asked") -> None:
         """Drain and end; asked a second time: end now."""

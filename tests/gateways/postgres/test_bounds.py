@@ -46,8 +46,8 @@ def test_pools_that_nobody_uses_are_forgotten():
     def check(lab):
         gateway, entry = lab.gateway, lab.gateway.settings.databases[0]
         for number in range(1_000):
-            gateway.pool_for(entry, f"db{number}", "nobody", NOBODY)
-        gateway.forget_unused_pools()
+            gateway.pools.of(entry, f"db{number}", "nobody", NOBODY)
+        gateway.pools.forget_unused()
         assert list(gateway.pools.values()) == [lab.pool]
         assert lab.pool.room.pools == [lab.pool]
 
@@ -61,16 +61,16 @@ def test_a_pool_with_a_client_a_server_or_a_minimum_is_kept():
         gateway = lab.gateway
         client = lab.client()
         lab.end_servers()
-        gateway.forget_unused_pools()
+        gateway.pools.forget_unused()
         assert lab.pool in gateway.pools.values()
         client.leave()
         server = lab.open_server()
-        gateway.forget_unused_pools()
+        gateway.pools.forget_unused()
         assert lab.pool in gateway.pools.values()
         lab.pool.minimum = 1
         lab.pool.size = 0
         server.connection_lost(None)
-        gateway.forget_unused_pools()
+        gateway.pools.forget_unused()
         assert lab.pool in gateway.pools.values()
         lab.pool.minimum = 0
         assert lab.pool.is_unused
@@ -85,14 +85,38 @@ def test_what_a_forgotten_pool_did_still_counts_for_its_database():
         gateway = lab.gateway
         shop = Database(name="shop", cluster="lab")
         gateway.use(msgspec.structs.replace(gateway.settings, databases=(*gateway.settings.databases, shop)))
-        pool = gateway.pool_for(shop, "shop", "nobody", NOBODY)
+        pool = gateway.pools.of(shop, "shop", "nobody", NOBODY)
         pool.closed.queries, pool.closed.transactions, pool.wait_s = 7, 5, 2.0
         before = {row.database: row for row in console_tables.stats(gateway)}["shop"]
-        gateway.forget_unused_pools()
+        gateway.pools.forget_unused()
         assert pool not in gateway.pools.values()
         after = {row.database: row for row in console_tables.stats(gateway)}["shop"]
         assert after == before
         assert (after.query_count, after.xact_count, after.wait_time) == (7, 5, 2_000_000)
+
+    in_lab(check)
+
+
+def _assignments(gateway):
+    return {row.database: row for row in console_tables.stats(gateway)}["shop"].server_assignment_count
+
+
+def test_each_login_of_a_session_pool_counts_as_one_server_for_good():
+    """SHOW STATS: a client of a session pool gets one server, and the totals do not go down when it leaves."""
+
+    def check(lab):
+        gateway = lab.gateway
+        shop = Database(name="shop", cluster="lab", pool_mode="session")
+        gateway.use(msgspec.structs.replace(gateway.settings, databases=(*gateway.settings.databases, shop)))
+        pool = gateway.pools.of(shop, "shop", "nobody", NOBODY)
+        pool.closed.transactions = 5
+        pool.clients, pool.joined_count = 2, 3
+        for clients in (2, 0):
+            pool.clients = clients
+            assert _assignments(gateway) == 3
+        gateway.pools.forget_unused()
+        assert pool not in gateway.pools.values()
+        assert _assignments(gateway) == 3
 
     in_lab(check)
 

@@ -16,6 +16,7 @@ from sojourn.gateways.postgres import wire
 from sojourn.gateways.postgres.console.averages import Averages
 from sojourn.gateways.postgres.console.commands import MAX_COMMANDS, Command, Token, assignment, commands
 from sojourn.gateways.postgres.console.console import Console
+from sojourn.gateways.postgres.console.conversation import Conversation
 from sojourn.gateways.postgres.console.rows import ClientRow, TotalsRow, columns_of
 from sojourn.gateways.postgres.console.shows import TABLES
 from sojourn.gateways.postgres.messages import Backend, Frontend, Refusal, name_of
@@ -630,7 +631,7 @@ def test_serving_ends_with_terminate_and_portals_end_with_their_cycle():
         _ask(wire.execute(b"p")),
         _ask(wire.close_statement(b"s"), wire.close_portal(b"p"), wire.describe_statement(b"s")),
     )
-    asyncio.run(Console(FakeView()).serve(script, is_admin=False))
+    asyncio.run(Conversation(Console(FakeView()), script, is_admin=False).serve())
     names = [name_of(Backend, kind) for kind, _ in wire.split(script.sent)[0]]
     assert names == [
         *("ParseComplete", "BindComplete", "ReadyForQuery"),

@@ -239,6 +239,21 @@ def test_a_database_that_nobody_has_used_can_be_paused(run):
     run(scenario())
 
 
+def test_one_database_is_not_resumed_while_all_are_paused(run):
+    """RESUME with a name ends a PAUSE of that name; whoever means another one is told so, and it is held on."""
+
+    async def scenario():
+        async with gateway_lab() as lab:
+            await lab.console("PAUSE")
+            with pytest.raises(psycopg.errors.ObjectNotInPrerequisiteState, match="all databases are paused"):
+                await lab.console("RESUME postgres")
+            assert lab.gateway.paused == {"*"}
+            await lab.console("RESUME")
+            await lab.console("RESUME postgres")
+
+    run(scenario())
+
+
 def test_an_operator_can_give_up_waiting(run):
     """A cancel request with the console's key ends PAUSE with 57014; the database stays paused."""
 
@@ -356,6 +371,7 @@ def test_a_setting_is_changed_until_the_next_reload(run):
                 ("default_pool_size = 'many'", "A whole number, 1 or more, 100000 at most."),
                 ("default_pool_size = 0", "A whole number, 1 or more, 100000 at most."),
                 ("server_lifetime = soon", "A number of seconds, 0 or more."),
+                ("server_lifetime = inf", "A number of seconds, 0 or more."),
                 ("audit = maybe", "One of log, off, pin."),
             ):
                 with pytest.raises(psycopg.errors.InvalidParameterValue) as refused:

@@ -13,9 +13,9 @@ import pytest
 
 from sojourn.embedded.postgres import PostgresServer
 from sojourn.errors import BackendUnavailable, ConnectionLost, WireError
-from sojourn.gateways.postgres import failover, nodes, outcome
+from sojourn.gateways.postgres import incidents, nodes, outcome
 from sojourn.gateways.postgres.config import FailoverSettings
-from sojourn.gateways.postgres.failover import BUSY, REFUSED, SILENT, ClusterState
+from sojourn.gateways.postgres.failover import BUSY, DENIED, REFUSED, SILENT, ClusterState
 from sojourn.gateways.postgres.messages import Refusal
 from sojourn.gateways.postgres.monitor import NODE_SQL, Monitor, hand_over, kind_of, read_evidence
 from sojourn.gateways.postgres.nodes import Node
@@ -118,7 +118,7 @@ class Watch:
         self.group = asyncio.TaskGroup()
         await self.group.__aenter__()
         self.task = self.group.create_task(self.monitor.run())
-        await self.until(lambda: self.cluster.state == failover.NORMAL)
+        await self.until(lambda: self.cluster.state == incidents.NORMAL)
         self.states.clear()
         self.moments.clear()
         return self
@@ -145,7 +145,7 @@ async def watched_pair(version, **settings):
 
 
 VERSIONS = [*([15] if DEBIAN.exists() else []), 16, 18]
-WAY = [failover.SUSPECT, failover.BUFFERING, failover.SWITCHING, failover.DRAINING, failover.NORMAL]
+WAY = [incidents.SUSPECT, incidents.BUFFERING, incidents.SWITCHING, incidents.DRAINING, incidents.NORMAL]
 
 
 @pytest.mark.parametrize("version", VERSIONS)
@@ -157,12 +157,12 @@ def test_a_promoted_replica_is_found_within_moments_and_the_old_primary_is_fence
     async def scenario():
         async with watched_pair(version) as (watch, primary, replica):
             await primary.crash()
-            await watch.until(lambda: watch.cluster.state == failover.BUFFERING)
+            await watch.until(lambda: watch.cluster.state == incidents.BUFFERING)
             assert watch.cluster.writable() is None
             assert watch.cluster.readable() == [watch.servers.nodes["two"]]
             await replica.promote()
             ready = time.monotonic()
-            await watch.until(lambda: watch.cluster.state == failover.NORMAL)
+            await watch.until(lambda: watch.cluster.state == incidents.NORMAL)
             ((name, found),) = watch.moments
             assert name == "two"
             after_s = found - ready
@@ -189,10 +189,10 @@ def test_a_primary_that_crashes_and_restarts_is_used_again_at_once(run):
     async def scenario():
         async with watched_pair(18) as (watch, primary, _):
             await primary.crash()
-            await watch.until(lambda: watch.cluster.state == failover.BUFFERING)
+            await watch.until(lambda: watch.cluster.state == incidents.BUFFERING)
             await primary.start()
             ready = time.monotonic()
-            await watch.until(lambda: watch.cluster.state == failover.NORMAL)
+            await watch.until(lambda: watch.cluster.state == incidents.NORMAL)
             ((name, found),) = watch.moments
             show(f"restarted primary found {(found - ready) * 1000:+.0f} ms after start() returned")
             assert name == "one"
@@ -216,8 +216,8 @@ def test_an_ended_session_of_a_healthy_server_is_a_false_alarm(run):
             await connection.close()
             watch.cluster.suspect(watch.servers.nodes["one"], "connection reset")
             assert watch.cluster.writable() is None
-            await watch.until(lambda: watch.cluster.state == failover.NORMAL)
-            assert watch.states == [failover.SUSPECT, failover.NORMAL]
+            await watch.until(lambda: watch.cluster.state == incidents.NORMAL)
+            assert watch.states == [incidents.SUSPECT, incidents.NORMAL]
             assert watch.cluster.false_alarms_count == 1
             assert watch.cluster.writable() is watch.servers.nodes["one"]
 
@@ -240,7 +240,7 @@ def test_a_planned_switchover_loses_nothing(run):
                 await writer.close()
 
             await hand_over(watch.cluster, two, connect=watch.servers.connect, idle=idle)
-            await watch.until(lambda: watch.cluster.state == failover.NORMAL)
+            await watch.until(lambda: watch.cluster.state == incidents.NORMAL)
             assert watch.cluster.writable() is two
             reader = await asyncpg.connect(replica.dsn())
             assert await reader.fetchval("SELECT count(*) FROM rows") == 5000
@@ -272,7 +272,7 @@ def test_a_switchover_that_the_server_refuses_goes_back(run):
 
             with pytest.raises(BackendUnavailable, match="permission denied"):
                 await hand_over(watch.cluster, two, connect=connect, idle=idle)
-            await watch.until(lambda: watch.cluster.state == failover.NORMAL)
+            await watch.until(lambda: watch.cluster.state == incidents.NORMAL)
             assert watch.cluster.writable() is one
             assert watch.cluster.history[0].outcome == "abandoned"
 
@@ -395,7 +395,7 @@ def test_a_server_that_does_not_answer_is_silent_after_the_poll_timeout(run):
         monitor.cluster.answered(node)
         monitor.cluster.settled()
         await monitor.poll(node)
-        assert (monitor.cluster.state, monitor.cluster.writable()) == (failover.SUSPECT, node)
+        assert (monitor.cluster.state, monitor.cluster.writable()) == (incidents.SUSPECT, node)
         assert made[0].is_closed
 
     run(scenario())
@@ -458,7 +458,8 @@ def test_evidence_is_told_in_the_words_of_operators(run, error, words):
         (ConnectionLost("closed"), REFUSED),
         (Refusal("57P03", "the database system is starting up"), REFUSED),
         (Refusal("53300", "sorry, too many clients already"), BUSY),
-        (Refusal("28P01", "password authentication failed"), SILENT),
+        (Refusal("28P01", "password authentication failed"), DENIED),
+        (Refusal("3D000", "database does not exist"), DENIED),
         (TimeoutError(), SILENT),
         (OSError(113, "no route to host"), SILENT),
     ],

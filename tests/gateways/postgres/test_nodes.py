@@ -29,7 +29,7 @@ def primary_on(timeline):
 
 
 def test_every_state_has_an_answer_to_every_event_but_returning():
-    """Specification 6.4: the table is whole; only a node that was taken out can be put back."""
+    """Specification 6.4: the table is whole; only a node that is being left can be returned to."""
     events = (nodes.ACCEPTED, nodes.REPLICATES, nodes.DISTRUSTED, nodes.LOST, nodes.DRAINED)
     for state in nodes.STATES:
         for event in events:

@@ -296,3 +296,25 @@ def test_what_was_answered_is_not_done_again_when_the_server_ends_in_the_same_br
             assert not any(one.backend.log for one in lab.transports)
 
     asyncio.run(check())
+
+
+def test_a_server_that_reports_parameters_without_end_is_left():
+    """Issue 3, a server that sends garbage: each report is a new set of all, so that many cost more than many times."""
+
+    async def check():
+        async with relay_lab() as lab:
+            client = lab.client()
+            client.feed(wire.query("select 1"))
+            (transport,) = lab.transports
+            transport.unread.clear()
+            transport.session.data_received(
+                b"".join(wire.parameter_status(f"extension.{number}", "on") for number in range(2_000))
+            )
+            assert transport.is_closed
+            assert len(transport.session.reported.values) < 300
+            await turns()
+            lab.pump()
+            assert errors_of(client.transport.data) == [("ERROR", "08007")]
+            await check_served(lab)
+
+    asyncio.run(check())

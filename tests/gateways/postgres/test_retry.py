@@ -13,7 +13,6 @@ from sojourn.gateways.postgres.retry import (
     Loss,
     decide,
     loss_report,
-    lost_transaction_answer,
     resolved,
 )
 
@@ -105,6 +104,15 @@ BY_ROW = [
     ("autocommit_unanswered", SENT, Action.FAIL_08007, "08007", IDLE),
     ("autocommit_unanswered", {**SENT, "is_row_forwarded": True}, Action.FAIL_08007, "08007", IDLE),
     ("autocommit_unanswered", {**SENT, "on_replica": True}, Action.FAIL_08007, "08007", IDLE),
+    # The Sync of a batch was not sent, and none of its commands commits by itself: nothing is committed.
+    ("batch_unfinished", {"is_commit_impossible": True, **SENT}, Action.FAIL_40001, "40001", IDLE),
+    (
+        "batch_unfinished",
+        {"is_commit_impossible": True, "is_row_forwarded": True, **SENT},
+        Action.FAIL_40001,
+        "40001",
+        IDLE,
+    ),
     # The ROLLBACK that ends the next row's transaction may come first.
     ("rollback", {"in_transaction": True, "is_rollback": True}, Action.ANSWER_ROLLBACK, "", IDLE),
     ("rollback", {"in_transaction": True, "is_rollback": True, **SENT}, Action.ANSWER_ROLLBACK, "", IDLE),
@@ -117,6 +125,13 @@ BY_ROW = [
     ),
     # Inside a transaction with data statements: 40001, then E until ROLLBACK.
     ("in_transaction", {"in_transaction": True, **SENT}, Action.FAIL_40001, "40001", FAILED),
+    (
+        "in_transaction",
+        {"is_commit_impossible": True, "in_transaction": True, **SENT},
+        Action.FAIL_40001,
+        "40001",
+        FAILED,
+    ),
     ("in_transaction", {"in_transaction": True}, Action.FAIL_40001, "40001", FAILED),
     ("in_transaction", {"in_transaction": True, "is_commit": True}, Action.FAIL_40001, "40001", IDLE),
     (
@@ -244,7 +259,7 @@ def test_what_may_be_committed_is_never_called_uncommitted(loss):
     if decision.sqlstate == "40001" and loss.bytes_written_count:
         assert not loss.is_commit or loss.is_rollback
         is_open = loss.in_transaction or (loss.is_copy and not loss.is_copy_done_sent) or loss.is_rollback
-        assert is_open or not loss.is_write_possible
+        assert is_open or loss.is_commit_impossible or not loss.is_write_possible
 
 
 @given(LOSSES)
@@ -282,14 +297,6 @@ def test_an_armed_outcome_is_asked_for_and_told(facts, is_committed, action, sql
     assert decide(loss).action == Action.RESOLVE_COMMIT
     decision = resolved(loss, is_committed)
     assert (decision.action, decision.sqlstate, decision.then) == (action, sqlstate, IDLE)
-
-
-def test_a_lost_transaction_is_aborted_until_the_client_ends_it():
-    """Spec section 6.4 ``lost_tx``: 25P02 until ROLLBACK or COMMIT, which is answered with the tag ROLLBACK."""
-    refused = lost_transaction_answer(is_end=False)
-    assert (refused.action, refused.sqlstate, refused.then) == (Action.FAIL_25P02, "25P02", FAILED)
-    ended = lost_transaction_answer(is_end=True)
-    assert (ended.action, ended.sqlstate, ended.then) == (Action.ANSWER_ROLLBACK, "", IDLE)
 
 
 def test_the_error_of_a_decision_keeps_the_connection():

@@ -310,6 +310,22 @@ def test_both_twins_stop_alike(data, pos, table):
     assert scan.next_stop(data, pos, table) == scan.pure_next_stop(data, pos, table)
 
 
+@pytest.mark.skipif(not scan.IS_COMPILED, reason="this build has no compiled scanner")
+@given(data=streams(SERVER), pos=st.integers(0, 80), end=st.integers(-9, 400))
+def test_both_twins_find_the_same_start(data, pos, end):
+    """As above, for any end, of garbage too."""
+    assert scan.last_start(data, pos, end) == scan.pure_last_start(data, pos, end)
+
+
+@given(before=st.lists(SERVER, max_size=4).map(b"".join), last=SERVER, seen=st.floats(0, 1))
+def test_the_last_message_is_found_by_where_it_ends(before, last, seen):
+    """Issue 3: a row that has not come whole is held back from where it begins."""
+    stop = len(before) + 5 + int(seen * (len(last) - 5))
+    for last_start in (scan.last_start, scan.pure_last_start):
+        assert last_start((before + last)[:stop], 0, len(before + last)) == len(before)
+        assert last_start(before + last[:4], 0, len(before + last)) == -1
+
+
 @given(stream=st.lists(SERVER, max_size=6).map(b"".join), places=st.lists(st.integers(0, 400), max_size=5))
 def test_any_cutting_stops_at_the_same_messages(stream, places):
     """A relay that resumes where it stopped sees the same messages wherever the bytes were cut."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -10,13 +12,15 @@ from gateway_lab import gateway_lab
 
 from sojourn.app import settings_of_worker
 from sojourn.config import SojournSettings
+from sojourn.core.clock import monotonic
+from sojourn.core.events import Events
 from sojourn.core.settings import ListenerSettings
 from sojourn.gateways.postgres import wire
 from sojourn.gateways.postgres.config import PostgresSettings
 from sojourn.gateways.postgres.messages import SQLSTATE, Refusal
 from sojourn.gateways.postgres.scram import KeyCache
 from sojourn.gateways.postgres.worker_link import KEY_FILE, VARIABLE, WorkerLink, WorkerPlace
-from sojourn.gateways.postgres.workers import worker_environment
+from sojourn.gateways.postgres.workers import RESTART_FAILED, WORKER_STARTED, Supervisor, worker_environment
 
 
 def test_a_place_survives_the_environment(tmp_path: Path):
@@ -107,6 +111,7 @@ def test_a_request_that_nobody_can_read_ends_its_connection_only(run, tmp_path: 
                 (place.socket_of(1), b"\0\0"),
                 (place.orders_of(1), b"no order\n"),
                 (place.orders_of(1), b""),
+                (place.orders_of(1), b"x" * 100_000),
             ):
                 reader, writer = await asyncio.open_unix_connection(path)
                 writer.write(data)
@@ -114,5 +119,47 @@ def test_a_request_that_nobody_can_read_ends_its_connection_only(run, tmp_path: 
                 assert await reader.read() == b""
                 writer.close()
             await (await lab.connect()).execute("SELECT 1")
+
+    run(scenario())
+
+
+WORKER = """#!/bin/sh
+touch "${SOJOURN_WORKER##*:}/ready-${SOJOURN_WORKER%%:*}"
+exec sleep 60
+"""
+
+
+def test_a_worker_that_cannot_be_started_again_is_tried_again(run, tmp_path: Path):
+    """No process or no memory left, or the program just being replaced: the others serve on, and it passes."""
+    program, away = tmp_path / "worker", tmp_path / "away"
+    program.write_text(WORKER)
+    program.chmod(0o700)
+
+    async def scenario():
+        events, told, news = Events(monotonic), [], asyncio.Event()
+
+        def see(batch):
+            told.extend((event.kind, event.values) for event in batch)
+            news.set()
+
+        async def wait_for(kind, count):
+            async with asyncio.timeout(20):
+                while len(found := [values for one, values in told if one is kind]) < count:
+                    news.clear()
+                    await news.wait()
+            return found
+
+        events.add_view(see)
+        supervisor = Supervisor(2, [str(program)], os.environ, events)
+        running = asyncio.ensure_future(supervisor.run())
+        victim, other = await wait_for(WORKER_STARTED, 2)
+        program.rename(away)
+        os.kill(victim[1], signal.SIGKILL)
+        assert await wait_for(RESTART_FAILED, 1) == [(0, "No such file or directory")]
+        os.kill(other[1], 0)
+        away.rename(program)
+        assert (await wait_for(WORKER_STARTED, 3))[2][0] == victim[0]
+        supervisor.stop()
+        assert await running == 0
 
     run(scenario())

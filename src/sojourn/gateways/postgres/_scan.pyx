@@ -84,6 +84,21 @@ def next_stop(bytes data not None, Py_ssize_t pos, bytes table not None):
     return pos
 
 
+def last_start(bytes data not None, Py_ssize_t pos, Py_ssize_t end):
+    """See ``scan.pure_last_start``."""
+    cdef Bytes d = data
+    cdef Py_ssize_t size = len(data)
+    cdef Py_ssize_t after
+    if pos < 0:
+        raise ValueError("last_start wants a position in the data")
+    while size - pos >= 5:
+        after = pos + 1 + <Py_ssize_t>u32(d + pos + 1)
+        if after >= end:
+            return pos if after == end else -1
+        pos = after
+    return -1
+
+
 cdef int classify_sql(Bytes at, Py_ssize_t size) noexcept nogil:
     cdef Py_ssize_t i
     cdef Py_ssize_t left

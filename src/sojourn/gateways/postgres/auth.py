@@ -77,9 +77,9 @@ class Talk(Protocol):
 class Credentials:
     """What can be shown for a user at a server; ``repr`` shows no secret.
 
-    Made by a client's login or by ``of``; lives as long as the client's session. Any of the three may be absent:
-    the plain password answers every request, ``scram`` only that of a server with the same verifier, and ``md5``
-    (the stored ``md5...`` text) only a request for an md5 hash.
+    Made by a client's login or by ``of``; its pool keeps those of the newest login for new servers. Any of the
+    three may be absent: the plain password answers every request, ``scram`` only that of a server with the same
+    verifier, and ``md5`` (the stored ``md5...`` text) only a request for an md5 hash.
     """
 
     user: str

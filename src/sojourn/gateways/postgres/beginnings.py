@@ -45,6 +45,7 @@ def opens(client: ClientSession, message: bytes, text: bytes) -> None:
     ):
         client.prefix = [message]
         client.has_data = False
+        client.beginnings_owed = 0
         client.busy |= Busy.BEGINNING
         client.holds |= Holds.BEGINNING
 
@@ -89,4 +90,7 @@ def deferred(client: ClientSession) -> list[tuple[bytes, Expect]]:
     """Return the beginning that was answered before, for the server that the transaction now has."""
     client.busy = client.busy & ~Busy.DEFERRED | Busy.BEGINNING
     client.holds |= Holds.BEGINNING
+    client.beginnings_owed = len(
+        client.prefix or ()
+    )  # whose ReadyForQuery do not answer what comes behind them
     return [(message, Expect(Frontend.QUERY, DROP, text=message[5:-1])) for message in client.prefix or ()]

@@ -107,10 +107,6 @@ class Classifier:
         self._young[sql] = verdict
         return verdict
 
-    def cached_count(self) -> int:
-        """Return how many verdicts are remembered."""
-        return len(self._young) + len(self._old)
-
     def _judge(self, sql: bytes) -> bool:
         # A NUL would hide the rest of the text from a parser written in C.
         if self._parse is None or len(sql) > LARGEST_STATEMENT_BYTES or b"\0" in sql:

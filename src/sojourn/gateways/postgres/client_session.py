@@ -91,6 +91,7 @@ class ClientSession(Session, eq=False):
     minor: int = 0
     login_waiter: asyncio.Future[None] | None = None
     has_data: bool = False
+    beginnings_owed: int = 0
     has_long_statement: bool = False
     has_long_unnamed: bool = False
     floor: LsnFloor | None = None
@@ -262,8 +263,11 @@ class ClientSession(Session, eq=False):
             self._settle_state(server, status)
             if self.server is None:
                 return
-        if self.busy & Busy.BEGINNING and (self.has_data or status != TransactionStatus.IN_TRANSACTION):
-            self.end_beginning()
+        if self.busy & Busy.BEGINNING:
+            if status != TransactionStatus.IN_TRANSACTION or (self.has_data and not self.beginnings_owed):
+                self.end_beginning()
+            elif self.beginnings_owed:
+                self.beginnings_owed -= 1
         self.busy &= ~Busy.COPYING
         self.holds &= ~Holds.COPYING
         if status == TransactionStatus.IDLE:
@@ -376,8 +380,8 @@ class ClientSession(Session, eq=False):
             text = expect.statement.text
         else:
             text = expect.text
-        if expect.kind == Frontend.EXECUTE and tag in owed.BLOCK_TAGS and self.server is not None:
-            owed.note_block(self.server, tag, text)
+        if expect.kind == Frontend.EXECUTE and self.server is not None:
+            owed.note_command(self.server, tag, text)
         if self.holds & Holds.UNSETTLED or request_walk.may_change_session(tag, text):
             self._note(tag, text)
 
@@ -449,6 +453,7 @@ class ClientSession(Session, eq=False):
         self.holds &= ~Holds.BEGINNING
         self.prefix = None
         self.has_data = False
+        self.beginnings_owed = 0
 
     # Draining
 
@@ -475,8 +480,8 @@ class ClientSession(Session, eq=False):
 
     def leave(self) -> None:
         """Let go of the server: at once where it is idle, else by closing it, so that nothing of ours stays."""
-        if self.busy & Busy.WAITING:
-            self.pool.forget_waiting(self)
+        if self.busy & Busy.WAITING or self.needs_restore:
+            self.pool.forget(self)
         self.busy = Busy.CLOSING
         server, self.server = self.server, None
         if server is None:

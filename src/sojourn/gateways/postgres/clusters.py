@@ -11,7 +11,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Final
 
 from sojourn.errors import BackendUnavailable
-from sojourn.gateways.postgres import dial, failover, nodes
+from sojourn.gateways.postgres import dial, incidents, nodes
 from sojourn.gateways.postgres.failover import ClusterState
 from sojourn.gateways.postgres.messages import SQLSTATE, Refusal
 from sojourn.gateways.postgres.monitor import Monitor, hand_over
@@ -32,7 +32,8 @@ if TYPE_CHECKING:
     from sojourn.gateways.postgres.server_session import ServerSession
 
 _LOOK_S = 0.005
-_NOT_NOW = re.compile(r"(57P0[123]|53300) (.*)", re.DOTALL)
+_NOT_NOW = re.compile(r"(57P0[123]|53300): (.*)", re.DOTALL)
+"""The cause that ``server_auth.refused`` gives where a server has no place for anybody now."""
 _SHUTDOWNS = frozenset({SQLSTATE.ADMIN_SHUTDOWN, SQLSTATE.CRASH_SHUTDOWN, SQLSTATE.CANNOT_CONNECT_NOW})
 
 
@@ -101,7 +102,7 @@ class ClusterRoom:
     @property
     def is_given_up(self) -> bool:
         """Say whether waiting for a primary was given up."""
-        return self.state.state == failover.GIVEN_UP
+        return self.state.state == incidents.GIVEN_UP
 
     def is_usable(self, node: Node) -> bool:
         """Say whether a new connection to ``node`` may be used."""
@@ -138,7 +139,7 @@ class ClusterRoom:
                 self.monitor.poll_soon(server.node)
         elif not server.closing:
             self.state.suspect(server.node, "a connection broke")
-        if self.state.state == failover.DRAINING:
+        if self.state.state == incidents.DRAINING:
             self._settle()
 
     def connect_failed(self, node: Node, error: BaseException) -> None:
@@ -151,12 +152,12 @@ class ClusterRoom:
     def answered(self, node: Node) -> None:
         """Take note that a connection to a node is ready."""
         self.state.answered(node)
-        if self.state.state == failover.DRAINING:
+        if self.state.state == incidents.DRAINING:
             self._settle()
 
     def served(self) -> None:
         """Take note that a new connection was put to use: it may have been the last that somebody waited for."""
-        if self.state.state == failover.DRAINING:
+        if self.state.state == incidents.DRAINING:
             self._settle()
 
     def role_reported(self, node: Node, *, is_standby: bool) -> None:
@@ -202,16 +203,16 @@ class ClusterRoom:
         return sum(len(pool.homeless) for pool in self.pools)
 
     def _on_state(self, old: str, new: str, why: str) -> None:
-        if new in (failover.SUSPECT, failover.BUFFERING):
+        if new in (incidents.SUSPECT, incidents.BUFFERING):
             for pool in tuple(self.pools):
                 pool.primary_changed()
-        if new == failover.DRAINING:
+        if new == incidents.DRAINING:
             self._settle()
-        if self._has_begun or new == failover.GIVEN_UP:
+        if self._has_begun or new == incidents.GIVEN_UP:
             self.gateway.cluster_moved(self, old, new, why)
-        elif new == failover.SWITCHING:
+        elif new == incidents.SWITCHING:
             self.gateway.cluster_found(self)
-        self._has_begun = self._has_begun or new == failover.NORMAL
+        self._has_begun = self._has_begun or new == incidents.NORMAL
 
     # What operators order
 
@@ -349,7 +350,7 @@ class NodeProbe:
 
         Raises: OSError or SojournError.
         """
-        pool = self._room.gateway.monitor_pool(self._room, on_lost=self._lost)
+        pool = self._room.gateway.pools.for_monitor(self._room, on_lost=self._lost)
         place = pool.place(self._node)
         try:
             self._server = await pool.connect(place)

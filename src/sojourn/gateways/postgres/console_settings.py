@@ -5,7 +5,8 @@ Each line of the table says where a setting is and whether the running process c
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+import math
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast
 
 import msgspec
 
@@ -85,8 +86,8 @@ def changed(settings: PostgresSettings, key: str, value: str) -> PostgresSetting
     table: Settings = getattr(settings, place.table) if place.table else settings
     kinds = {field.name: field.type for field in msgspec.structs.fields(type(table))}
     try:
-        found: Any = msgspec.convert(value, kinds[place.key], strict=False)
-    except msgspec.ValidationError:
+        found = _read(value, kinds[place.key])
+    except (msgspec.ValidationError, ValueError):
         raise Refusal(
             SQLSTATE.INVALID_PARAMETER_VALUE,
             f"{value!r} is no value for {key}",
@@ -97,6 +98,17 @@ def changed(settings: PostgresSettings, key: str, value: str) -> PostgresSetting
     new = msgspec.structs.replace(settings, **{place.table: table}) if place.table else table
     assert isinstance(new, PostgresSettings)  # noqa: S101 - the table without a name is the whole
     return new
+
+
+def _read(value: str, kind: Any) -> object:
+    """Read a value as in the configuration, where a number is never infinite.
+
+    Raises: msgspec.ValidationError, ValueError.
+    """
+    found = msgspec.convert(value, kind, strict=False)
+    if isinstance(found, float) and not math.isfinite(found):
+        raise ValueError(value)
+    return cast("object", found)
 
 
 def _wanted(kind: object) -> str:

@@ -138,15 +138,14 @@ def stats(gateway: PostgresGateway) -> list[TotalsRow]:
     rows = {name: TotalsRow(database=name) for name in database_names(gateway)}
     for (name, _), pool in gateway.pools.items():
         row = rows[name]
-        totals = pool.totals()
-        _add(row, totals, pool.wait_s)
-        row.server_assignment_count += totals.transactions if pool.mode != "session" else pool.clients
+        _add(row, pool.totals(), pool.wait_s)
+        row.server_assignment_count += pool.assignments
     for client in clients(gateway):
         rows[client.pool.name].wait_time += int(_US * client.wait_s)
-    for name, (totals, wait_s) in gateway.past.items():
+    for name, past in gateway.pools.past.items():
         if name in rows:
-            _add(rows[name], totals, wait_s)
-            rows[name].server_assignment_count += totals.transactions
+            _add(rows[name], past.totals, past.wait_s)
+            rows[name].server_assignment_count += past.assignments
     return list(rows.values())
 
 

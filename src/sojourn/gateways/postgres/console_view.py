@@ -141,11 +141,21 @@ class EngineView:
         return is_left
 
     async def resume(self, database: str | None) -> None:
-        """End what pause or kill began; without a name for all databases, however they were paused."""
+        """End what pause or kill began; without a name for all databases, however they were paused.
+
+        Raises: Refusal for one database while all are paused.
+        """
         self._check(database)
         paused = self._gateway.paused
         if database is None:
             paused.clear()
+        elif EVERY in paused:
+            raise Refusal(
+                SQLSTATE.OBJECT_NOT_IN_STATE,
+                f'all databases are paused, "{database}" among them',
+                hint="RESUME without a name ends that.",
+                severity="ERROR",
+            )
         else:
             paused.discard(database)
         for pool in self._pools(database):

@@ -1,6 +1,7 @@
 """Dial: open a connection to a node, log in there, and make a ServerSession of it.
 
-Straight-line code with one deadline for all of it. Knows nothing of pools' limits or of which node is wanted.
+Straight-line code; the deadline for all of it is the caller's. Knows nothing of pools' limits or of which node is
+wanted.
 """
 
 from __future__ import annotations
@@ -18,9 +19,9 @@ from sojourn.core.tls import client_context
 from sojourn.errors import BackendUnavailable, ConnectionLost, LimitExceeded, ProtocolError, SojournError
 from sojourn.gateways.postgres import wire
 from sojourn.gateways.postgres.auth import Credentials
-from sojourn.gateways.postgres.messages import Backend, Refusal
+from sojourn.gateways.postgres.messages import Backend
 from sojourn.gateways.postgres.reported import Reported
-from sojourn.gateways.postgres.server_auth import login_at_server
+from sojourn.gateways.postgres.server_auth import login_at_server, refused
 from sojourn.gateways.postgres.talk import StreamTalk
 
 if TYPE_CHECKING:
@@ -72,7 +73,10 @@ async def connect(
 ) -> StreamTalk:
     """Open a connection to a node, with TLS where it is wanted.
 
-    Raises: OSError, ssl.SSLError, ConnectionLost, BackendUnavailable where the server has no TLS.
+    Args:
+        timeout_s: how long the TLS handshake may take.
+
+    Raises: OSError, ssl.SSLError, TimeoutError, ConnectionLost, BackendUnavailable where the server has no TLS.
     """
     host, port = place
     loop = asyncio.get_running_loop()
@@ -138,21 +142,12 @@ async def log_in(
         elif kind == Backend.READY_FOR_QUERY:
             break
         elif kind == Backend.ERROR_RESPONSE:
-            fields = wire.error_fields(body)
-            raise refused(server.node.name, fields)
+            raise refused(server.node.name, wire.error_fields(body))
     server.reported = Reported.of(values)
     transport = talk.transport
     assert transport is not None  # noqa: S101 - the login went over it
     server.take_over(transport)
     talk.hand_over(server)
-
-
-def refused(backend: str, fields: Mapping[str, str]) -> SojournError:
-    """Return what an error at start-up means: no for this user and database, or no for now."""
-    sqlstate, message = fields.get("C", ""), fields.get("M", "")
-    if sqlstate[:2] in ("28", "3D", "42", "22", "0A"):
-        return Refusal(sqlstate, message)
-    return BackendUnavailable(backend, 0.0, f"{sqlstate} {message}")
 
 
 def in_words(error: BaseException) -> str:

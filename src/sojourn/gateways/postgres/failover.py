@@ -1,4 +1,4 @@
-"""The incident machine of one cluster: who takes writes, and what is going on while nobody does.
+"""Failover of one cluster: who takes writes, and what is going on while nobody does.
 
 Monitor and engine report what they see and lose; this decides when clients wait, for which node they go on, and when
 waiting has been long enough. Pure: it knows no connection, no client and no task, takes its clock as an argument and
@@ -14,57 +14,36 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from datetime import datetime
 from functools import partial
 from typing import Final, Protocol
 
 from sojourn.core.clock import Clock, WallClock, monotonic, utc_now
 from sojourn.errors import BackendUnavailable
 from sojourn.gateways.postgres import nodes
+from sojourn.gateways.postgres.incidents import (
+    ALIVE,
+    ANSWERED,
+    BUFFERING,
+    DRAINING,
+    FOUND,
+    GIVEN_UP,
+    GONE,
+    NORMAL,
+    PLANNED,
+    SETTLED,
+    SUSPECT,
+    SUSPICION,
+    SWITCHING,
+    TIMED_OUT,
+    TRANSITIONS,
+    Incident,
+)
 from sojourn.gateways.postgres.nodes import Evidence, Node
-
-NORMAL: Final = "NORMAL"
-SUSPECT: Final = "SUSPECT"
-BUFFERING: Final = "BUFFERING"
-GIVEN_UP: Final = "GIVEN_UP"
-SWITCHING: Final = "SWITCHING"
-DRAINING: Final = "DRAINING"
-STATES: Final = (NORMAL, SUSPECT, BUFFERING, GIVEN_UP, SWITCHING, DRAINING)
-
-SUSPICION: Final = "suspicion"
-ALIVE: Final = "the primary answers"
-GONE: Final = "the primary is lost"
-PLANNED: Final = "switchover begun"
-FOUND: Final = "primary found"
-ANSWERED: Final = "the new primary answers us"
-SETTLED: Final = "nobody waits any more"
-TIMED_OUT: Final = "time is up"
-
-TRANSITIONS: Final[dict[tuple[str, str], str]] = {
-    (NORMAL, SUSPICION): SUSPECT,
-    (NORMAL, PLANNED): BUFFERING,
-    (NORMAL, FOUND): SWITCHING,
-    (SUSPECT, ALIVE): NORMAL,
-    (SUSPECT, GONE): BUFFERING,
-    (SUSPECT, FOUND): SWITCHING,
-    (BUFFERING, FOUND): SWITCHING,
-    (BUFFERING, TIMED_OUT): GIVEN_UP,
-    (GIVEN_UP, FOUND): SWITCHING,
-    (SWITCHING, ANSWERED): DRAINING,
-    (SWITCHING, GONE): BUFFERING,
-    (SWITCHING, FOUND): SWITCHING,
-    (DRAINING, SETTLED): NORMAL,
-}
-"""The incident machine of specification 6.4, and GIVEN_UP: clients were held for as long as allowed and are refused
-until a primary is found. A pair that is not here changes nothing."""
 
 DRAIN_LIMIT_S: Final = 5.0
 """How long an incident stays open after the new primary has answered, if the engine does not say that it settled."""
 
 HISTORY_COUNT: Final = 100
-STEPS_COUNT: Final = 64
-"""Steps kept of one incident: a cluster that flaps for days must not fill the memory."""
 
 REFUSED: Final = "refused"
 """Nobody listens there, or the server says that it takes no connections (57P03): it is down now."""
@@ -72,6 +51,8 @@ SILENT: Final = "silent"
 """No answer, or one that says nothing of the server's health: time will tell."""
 BUSY: Final = "busy"
 """The server lives but has no place for us (53300)."""
+DENIED: Final = "denied"
+"""The server lives but does not let the monitor in: no reason to leave a primary, and none to trust a replica."""
 
 
 class FailoverTimes(Protocol):
@@ -92,55 +73,6 @@ class FailoverTimes(Protocol):
     @property
     def buffering_timeout_s(self) -> float:
         """How long clients are held."""
-
-
-@dataclass(slots=True)
-class Incident:
-    """One time without a writable primary, from the first doubt to the last client served; kept for people to see.
-
-    Units: ``began_at`` is wall time, ``began``, ``lost``, ``found`` and ``ended`` are on the monotonic clock, 0 for not
-    yet. ``outcome`` is one of ``failover``, ``restart`` (the same node on the same timeline), ``switchover``,
-    ``abandoned`` (a switchover that came to nothing), empty while it lasts. ``is_final``: the target of a switchover
-    was told to promote itself, there is no way back. ``clients_held`` waited for a primary, and ``clients_refused`` of
-    them in vain; whoever holds them counts.
-    """
-
-    number: int
-    why: str
-    began_at: datetime
-    began: float
-    old_primary: str
-    old_timeline: int
-    is_planned: bool = False
-    is_hard: bool = True
-    is_final: bool = False
-    new_primary: str = ""
-    new_timeline: int = 0
-    lost: float = 0.0
-    found: float = 0.0
-    ended: float = 0.0
-    outcome: str = ""
-    clients_held: int = 0
-    clients_refused: int = 0
-    steps: deque[tuple[str, float]] = field(default_factory=lambda: deque(maxlen=STEPS_COUNT))
-
-    @property
-    def duration_s(self) -> float:
-        """From the first doubt to the end; 0 while it lasts."""
-        return self.ended - self.began if self.ended else 0.0
-
-    @property
-    def unwritable_s(self) -> float:
-        """How long no primary was known; 0 if it always was, or is not yet again."""
-        return max(0.0, self.found - self.began) if self.found else 0.0
-
-    def close(self, now: float) -> None:
-        """Say how it ended."""
-        self.ended = now
-        if self.new_primary == self.old_primary:
-            self.outcome = "abandoned" if self.is_planned else "restart"
-        else:
-            self.outcome = "switchover" if self.is_planned else "failover"
 
 
 class ClusterState:
@@ -266,10 +198,10 @@ class ClusterState:
         """Take that a node could not be asked.
 
         Args:
-            kind: REFUSED, SILENT or BUSY.
+            kind: REFUSED, SILENT, BUSY or DENIED.
         """
         now = node.asked_at = self._clock()
-        if kind == BUSY:
+        if kind == BUSY or (kind == DENIED and node is self.primary):
             node.evidence = why
             if node is self.primary:
                 self._fire(ALIVE, why)
@@ -361,33 +293,6 @@ class ClusterState:
         self._deadline = self._clock() + self.settings.suspect_timeout_s
         self._apply(old, nodes.RETURNED, f"switchover abandoned: {why}")
         self._want_poll(old)
-        self._tell()
-
-    def take_out(self, node: Node) -> bool:
-        """Hand a replica to nobody until it is put back; return False for a node that is none."""
-        if node.state != nodes.REPLICA:
-            return False
-        self._move(node, nodes.DRAINED, "taken out by the operator")
-        self._tell()
-        return True
-
-    def put_back(self, node: Node) -> bool:
-        """Let a node that was taken out be used again once it answers; return False if it was not."""
-        if node.state != nodes.DRAINING or self._is_leaving(node):
-            return False
-        self._apply(node, nodes.RETURNED, "put back by the operator")
-        self._want_poll(node)
-        self._tell()
-        return True
-
-    def trust(self, node: Node) -> None:
-        """Believe a fenced node's next word, on the operator's responsibility: after a restore to an earlier time.
-
-        Everything the cluster was known by is learned anew from the next primary.
-        """
-        node.fenced_timeline = 0
-        self.newest_timeline = self._accepted_timeline = self.system_identifier = 0
-        self._want_poll(node)
         self._tell()
 
     # How it moves

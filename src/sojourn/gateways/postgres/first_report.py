@@ -42,8 +42,8 @@ async def first_report(pool: Pool) -> Reported:
                     await asyncio.sleep(LOOK_S)
                 elif place.servers or place.connecting:
                     await _see_another_login(place)
-                elif is_full := not pool.gateway.has_room_for(pool):
-                    pool.gateway.make_room_for(pool)
+                elif is_full := not pool.gateway.pools.has_room_for(pool):
+                    pool.gateway.pools.make_room_for(pool)
                     await asyncio.sleep(LOOK_S)
                 else:
                     place.connecting += 1

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from time import monotonic
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -30,28 +30,27 @@ from sojourn.gateways.postgres.client_deadlines import ClientDeadlines
 from sojourn.gateways.postgres.client_routing import RoutingPolicy
 from sojourn.gateways.postgres.client_session import ClientSession
 from sojourn.gateways.postgres.clusters import ClusterRoom
-from sojourn.gateways.postgres.config import Database
 from sojourn.gateways.postgres.console_door import ConsoleDoor
 from sojourn.gateways.postgres.first_report import first_report
 from sojourn.gateways.postgres.ident import IdentMaps
 from sojourn.gateways.postgres.messages import SQLSTATE, Refusal
 from sojourn.gateways.postgres.owed import text_of
-from sojourn.gateways.postgres.pool import Pool
+from sojourn.gateways.postgres.pools import Pools
 from sojourn.gateways.postgres.query_log import QueryLog, shown
 from sojourn.gateways.postgres.reported import Reported
 from sojourn.gateways.postgres.routing import Rule
 from sojourn.gateways.postgres.statements import StatementTable
 from sojourn.gateways.postgres.states import ClientState
 from sojourn.gateways.postgres.stream import NoFraming, router
-from sojourn.gateways.postgres.totals import Totals
 
 if TYPE_CHECKING:
     from sojourn.core.connection import Connection
     from sojourn.core.peer import Peer
     from sojourn.core.server import Server
     from sojourn.core.settings import LimitSettings
-    from sojourn.gateways.postgres.config import PostgresSettings
+    from sojourn.gateways.postgres.config import Database, PostgresSettings
     from sojourn.gateways.postgres.nodes import Node
+    from sojourn.gateways.postgres.pool import Pool
     from sojourn.gateways.postgres.replies import Entry
     from sojourn.gateways.postgres.retry import Decision
     from sojourn.gateways.postgres.secret_source import SecretSource
@@ -80,7 +79,6 @@ SERVERS_CLOSE_S = 1.0
 """How long servers have at the end to take our goodbye before their connections are cut."""
 TRACED_BYTES = 200
 """Part of a logged statement that the flight recorder shows, masked."""
-ROOM_WANTED = "room for another pool"
 REFUSED_ALOUD_COUNT = 100
 """Clients above the limits whose startup message is still read, so that they get an error which says why."""
 
@@ -108,9 +106,7 @@ class PostgresGateway(Gateway):
         self.cancel_keys = cancel.CancelKeys(0 if link is None else link.place.index)
         self.losses: Counter[str] = Counter()
         self.lost_at: dict[str, float] = {}
-        self.pools: dict[tuple[str, str], Pool] = {}
-        self.past: dict[str, tuple[Totals, float]] = {}
-        """By database, what pools have done that are gone, and how long their clients waited for servers."""
+        self.pools = Pools(self)
         self.rooms: dict[str, ClusterRoom] = {}
         self.routing = RoutingPolicy(settings)
         self.disabled: set[str] = set()
@@ -182,7 +178,7 @@ class PostgresGateway(Gateway):
             now = monotonic()
             for pool in tuple(self.pools.values()):
                 pool.upkeep.sweep(now)
-            self.forget_unused_pools()
+            self.pools.forget_unused()
             occupied.leave(self.pools.values(), now)
             self._sweep_clients(now)
             self.door.tick()
@@ -276,7 +272,7 @@ class PostgresGateway(Gateway):
         if entry is None:
             return []
         auth_user = self.settings.auth.query_user
-        pool = self.pool_for(
+        pool = self.pools.of(
             entry, database, auth_user, Credentials.of(auth_user, self.access.known.get(auth_user))
         )
         node = pool.room.writable()
@@ -311,118 +307,6 @@ class PostgresGateway(Gateway):
                 fallback = database
         return fallback
 
-    def pool_for(self, database: Database, name: str, user: str, credentials: Credentials) -> Pool:
-        """Return the pool of a database and user; the newest login's credentials are used for new servers."""
-        if name in self.disabled:
-            raise Refusal(SQLSTATE.CANNOT_CONNECT_NOW, f'database "{name}" is disabled')
-        pool = self.pools.get((name, user))
-        if pool is None:
-            known = next((one for one in self.settings.users if one.name == user), None)
-            mode = (known.pool_mode if known else "") or database.pool_mode or self.settings.pool.mode
-            room = self.rooms[database.cluster]
-            server_user = database.user or user
-            pool = Pool(
-                self,
-                room,
-                database,
-                name=name,
-                user=user,
-                server_user=server_user,
-                mode=mode,
-                credentials=credentials,
-            )
-            pool.is_paused = bool({name, "*"} & self.paused)
-            self.pools[name, user] = pool
-            room.pools.append(pool)
-        if database.password is not None or database.user:
-            secret = database.password or self.access.known.get(pool.server_user)
-            pool.credentials = Credentials.of(pool.server_user, secret)
-        elif not credentials.is_empty:
-            pool.credentials = credentials
-        return pool
-
-    def monitor_pool(self, room: ClusterRoom, on_lost: Callable[[], None]) -> Pool:
-        """Return a pool of its own for a connection of the monitoring role."""
-        settings = room.settings
-        pool = Pool(
-            self,
-            room,
-            Database(name=settings.monitor_database, cluster=room.name),
-            name=settings.monitor_database,
-            user=settings.monitor_user,
-            server_user=settings.monitor_user,
-            mode="session",
-            credentials=Credentials.of(settings.monitor_user, settings.monitor_password),
-        )
-        pool.on_lost = on_lost
-        return pool
-
-    def forget_unused_pools(self) -> None:
-        """Let go of the pools that nobody uses: who names databases and users may name millions.
-
-        What they have done still counts for a database that the settings name.
-        """
-        unused = {key: pool for key, pool in self.pools.items() if pool.is_unused}
-        if not unused:
-            return
-        gone = set(unused.values())
-        configured = {database.name for database in self.settings.databases}
-        for (name, user), pool in unused.items():
-            del self.pools[name, user]
-            if name in configured:
-                totals, wait_s = self.past.setdefault(name, (Totals(), 0.0))
-                totals.add(pool.closed)
-                self.past[name] = totals, wait_s + pool.wait_s
-        for room in self.rooms.values():
-            room.pools[:] = [pool for pool in room.pools if pool not in gone]
-
-    def sizes(self, database: Database, user: str) -> tuple[int, int, int]:
-        """Return size, reserve and minimum of a pool; several workers share them."""
-        settings = self.settings.pool
-        known = next((one for one in self.settings.users if one.name == user), None)
-        size = (known.pool_size_count if known else 0) or database.pool_size_count or settings.size_count
-        reserve = database.reserve_pool_size_count or settings.reserve_size_count
-        minimum = database.min_pool_size_count or settings.min_size_count
-        workers = self.settings.workers_count
-        return max(1, size // workers), -(-reserve // workers), min(-(-minimum // workers), size)
-
-    def has_room_for(self, pool: Pool) -> bool:
-        """Say whether the limits of database and user allow one more server."""
-        return not any(self._reached(pool))
-
-    def make_room_for(self, pool: Pool) -> None:
-        """Close the free server that was unused longest, where those of others reach a limit of this pool."""
-        others = {one for sharing in self._reached(pool) for one in sharing if one is not pool}
-        if any(server.closing for one in others for server in one.servers()):
-            return
-        free = [
-            (server.used, server.number, place, server)
-            for one in others
-            for place in one.places.values()
-            if not place.waiting
-            for servers in place.idle.values()
-            for server in servers
-        ]
-        if free:
-            _, _, place, server = min(free, key=lambda one: one[:2])
-            place.drop_idle(server)
-            server.close(ROOM_WANTED)
-
-    def _reached(self, pool: Pool) -> Iterator[list[Pool]]:
-        """Yield for each limit that is reached the pools that share it with ``pool``, itself included."""
-        settings = self.settings.pool
-        known = next((one for one in self.settings.users if one.name == pool.user), None)
-        of_database = pool.database.max_connections_count or settings.max_database_connections_count
-        of_user = (known.max_connections_count if known else 0) or settings.max_user_connections_count
-        if of_database:
-            sharing = [one for one in self.pools.values() if one.name == pool.name]
-            if sum(map(Pool.count, sharing)) >= of_database:
-                yield sharing
-        if of_user:
-            sharing = [one for one in self.pools.values() if one.user == pool.user]
-            if sum(map(Pool.count, sharing)) >= of_user:
-                yield sharing
-
     async def welcome(self, pool: Pool) -> Reported:
         """Return what servers of a pool report, opening the first one if need be.
 
@@ -456,9 +340,7 @@ class PostgresGateway(Gateway):
             if not self._servers:
                 self._nobody_left.set()
             return
-        if server.closing == ROOM_WANTED:
-            for pool in tuple(self.pools.values()):
-                pool.room_was_made()
+        self.pools.closed(server)
         self.server.events.emit(SERVER_CLOSED, None, server.pool.name, server.node.name, server.pid, cause)
 
     def server_failed(self, server: ServerSession, error: Exception) -> None:

@@ -20,8 +20,8 @@ from sojourn.gateways.postgres.retry import TABLE
 
 if TYPE_CHECKING:
     from sojourn.gateways.postgres.clusters import ClusterRoom
-    from sojourn.gateways.postgres.failover import Incident
     from sojourn.gateways.postgres.gateway import PostgresGateway
+    from sojourn.gateways.postgres.incidents import Incident
     from sojourn.gateways.postgres.nodes import Node
     from sojourn.gateways.postgres.query_log import Entry
 

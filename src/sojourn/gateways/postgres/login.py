@@ -143,7 +143,7 @@ async def _log_in(gateway: PostgresGateway, session: ClientSession, talk: Client
     credentials = await _authenticate(gateway, access, talk, user, database)
     if entry is None:
         raise Refusal(SQLSTATE.INVALID_CATALOG_NAME, f'database "{database}" does not exist')
-    _join(session, gateway.pool_for(entry, database, user, credentials))
+    _join(session, gateway.pools.of(entry, database, user, credentials))
     try:
         await _enter(gateway, session, talk, startup)
     except BaseException:
@@ -179,7 +179,7 @@ def _is_let_in(
     _check(access.tls, talk, startup, user)
     _negotiate(talk, startup)
     gateway.check_room(session.connection.peer)
-    gateway.pool_for(entry, database, user, Credentials.of(user, access.known.get(user)))
+    gateway.pools.of(entry, database, user, Credentials.of(user, access.known.get(user)))
     _join(session, pool)
     try:
         _equip(gateway, session, talk, vector)
@@ -204,6 +204,7 @@ def _join(session: ClientSession, pool: Pool) -> None:
     """Let a client that has proved who it is into its pool."""
     session.deadline = 0.0  # from here on it waits for us, by the pool's own limits
     pool.clients += 1
+    pool.joined_count += 1
     session.pool = pool
     session.state = ClientState.WAITING
 

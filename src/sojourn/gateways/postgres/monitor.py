@@ -17,7 +17,7 @@ from typing import Final, Protocol
 
 from sojourn.core.clock import Clock, monotonic
 from sojourn.errors import BackendUnavailable, ConnectionLost, SojournError, WireError
-from sojourn.gateways.postgres import failover, nodes
+from sojourn.gateways.postgres import failover, incidents, nodes
 from sojourn.gateways.postgres.failover import ClusterState
 from sojourn.gateways.postgres.messages import Refusal
 from sojourn.gateways.postgres.nodes import Evidence, Node
@@ -54,6 +54,8 @@ CATCH_UP_INTERVAL_S: Final = 0.01
 REFUSING_STATES: Final = frozenset({"57P01", "57P02", "57P03"})
 """SQLSTATEs of a server that starts, stops or crashes, as the answer to a new connection."""
 BUSY_STATE: Final = "53300"
+DENYING_CLASSES: Final = ("28", "3D", "42")
+"""Classes of SQLSTATEs that say no to this login for good: password, ``pg_hba.conf``, database, rights."""
 
 
 class Probe(Protocol):
@@ -193,12 +195,12 @@ class Monitor:
 
     def _interval_s(self) -> float:
         """Say how long the next poll may be away; nobody waits any more where waiting was given up."""
-        if self.cluster.is_quiet or self.cluster.state == failover.GIVEN_UP:
+        if self.cluster.is_quiet or self.cluster.state == incidents.GIVEN_UP:
             return self._poll_interval_s
         return self._fast_interval_s
 
     def _on_state(self, old: str, new: str, why: str) -> None:  # noqa: ARG002  an observer takes what it is told
-        if old == failover.NORMAL:
+        if old == incidents.NORMAL:
             self._stirred.set()
             for wanted in self._wanted.values():
                 wanted.set()
@@ -234,10 +236,12 @@ def read_evidence(rows: Rows, asked_at: float) -> Evidence:
 
 
 def kind_of(error: OSError | SojournError) -> str:
-    """Say what a failed poll over a new connection means: REFUSED, SILENT or BUSY."""
+    """Say what a failed poll over a new connection means: REFUSED, SILENT, BUSY or DENIED."""
     if isinstance(error, Refusal):
         if error.sqlstate in REFUSING_STATES:
             return failover.REFUSED
+        if error.sqlstate[:2] in DENYING_CLASSES:
+            return failover.DENIED
         return failover.BUSY if error.sqlstate == BUSY_STATE else failover.SILENT
     if isinstance(error, ConnectionLost | ConnectionError | FileNotFoundError):
         return failover.REFUSED
@@ -299,8 +303,18 @@ async def _promote(cluster: ClusterState, old: Node, target: Node, connect: Conn
 
 
 async def _position(probe: Probe, sql: str) -> int:
-    rows = await probe.query(sql)
-    return nodes.lsn((rows[0][0] or b"0/0").decode())
+    """Ask for one position in the log; 0 where there is none.
+
+    Raises: WireError if a server answers something else; what ``Probe.query`` raises.
+    """
+    try:
+        ((position,),) = await probe.query(sql)
+        text = (position or b"0/0").decode()
+    except ValueError:
+        raise WireError(
+            "another answer to the question for a position", "one row of one value", sql
+        ) from None
+    return nodes.lsn(text)
 
 
 async def _event(event: asyncio.Event, within_s: float) -> None:

@@ -24,8 +24,8 @@ ACCEPTED: Final = "accepted as primary"
 REPLICATES: Final = "is in recovery"
 DISTRUSTED: Final = "distrusted"
 LOST: Final = "lost"
-DRAINED: Final = "taken out"
-RETURNED: Final = "put back"
+DRAINED: Final = "being left"
+RETURNED: Final = "left, or kept after all"
 
 TRANSITIONS: Final[dict[tuple[str, str], str]] = {
     (UNKNOWN, ACCEPTED): PRIMARY,
@@ -53,8 +53,8 @@ TRANSITIONS: Final[dict[tuple[str, str], str]] = {
     (DOWN, DISTRUSTED): FENCED,
     (DOWN, LOST): DOWN,
     (DOWN, DRAINED): DRAINING,
-    # A drained node is handed to nobody, dead or alive, until it is put back; only a promotion, which the cluster
-    # cannot live without, overrules the operator.
+    # A node that a switchover leaves is handed to nobody, dead or alive, until the switchover has ended; only a
+    # promotion, which the cluster cannot live without, overrules it.
     (DRAINING, ACCEPTED): PRIMARY,
     (DRAINING, REPLICATES): DRAINING,
     (DRAINING, DISTRUSTED): FENCED,

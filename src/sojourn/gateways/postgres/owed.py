@@ -24,14 +24,16 @@ if TYPE_CHECKING:
 
 _IDLE, _FAILED = TransactionStatus.IDLE, TransactionStatus.FAILED
 _IN_TRANSACTION = TransactionStatus.IN_TRANSACTION
-_ERROR_SENT, _BLOCK_OPEN, _BLOCK_ENDED = 4, 8, 16
+_ERROR_SENT, _BLOCK_OPEN, _BLOCK_ENDED, _COMMIT_POSSIBLE = 4, 8, 16, 32
 """Bits of a server's ``sent``: of its present answer the client has seen an error, or a batch has begun or ended a
-transaction block."""
-BLOCK_TAGS = frozenset((b"BEGIN", b"START TRANSACTION", b"COMMIT", b"ROLLBACK", b"PREPARE TRANSACTION"))
+transaction block, or has run what may commit by itself."""
+_BLOCK_TAGS = frozenset((b"BEGIN", b"START TRANSACTION", b"COMMIT", b"ROLLBACK", b"PREPARE TRANSACTION"))
 _TEXT_LIMIT_BYTES = 65_536
 """Part of a long query's text that is known; what comes behind it may be a COMMIT."""
 _ENDS_REQUEST = (Frontend.SYNC, Frontend.QUERY, Frontend.FUNCTION_CALL)
 _EXECUTES = (Frontend.QUERY, Frontend.EXECUTE, Frontend.FUNCTION_CALL)
+_COMMITS_NEVER = re.compile(rb"\s*(?:select|insert|update|delete|merge|with|values|table)\b", re.IGNORECASE)
+"""Commands that leave it to the Sync to commit them; of all others some do not: CALL, DO, VACUUM, CREATE DATABASE."""
 _COMMITS = re.compile(rb"(?:commit|end|prepare\s+transaction)\b", re.IGNORECASE)
 _COMMITS_ALONE = re.compile(rb"(?:commit|end)(?:\s+(?:work|transaction))?\Z", re.IGNORECASE)
 _ROLLS_BACK = re.compile(rb"(?:rollback|abort)(?:\s+(?:work|transaction))?\Z", re.IGNORECASE)
@@ -108,6 +110,7 @@ def facts(client: ClientSession, server: ServerSession, owed: list[Request]) -> 
         is_commit=_commits(client, entries, statements),
         is_commit_alone=len(statements) == 1 and bool(_COMMITS_ALONE.match(statements[0])),
         is_rollback=len(statements) == 1 and bool(_ROLLS_BACK.match(statements[0])),
+        is_commit_impossible=bool(owed) and _is_commit_impossible(client, server, owed[-1]),
         is_outcome_armed=_is_armed(client, owed),
         is_copy=_is_copy(client, statements),
         is_copy_done_sent=_is_copy_done_sent(client, server, entries),
@@ -143,6 +146,7 @@ def facts_of_each(
             is_commit=is_commit or (is_open and _is_committed_by(client, owed[index + 1 :])),
             is_commit_alone=len(statements) == 1 and bool(_COMMITS_ALONE.match(statements[0])),
             is_rollback=len(statements) == 1 and bool(_ROLLS_BACK.match(statements[0])),
+            is_commit_impossible=_is_commit_impossible(client, server if is_first else None, request),
             is_outcome_armed=is_armed,
             is_copy=_is_copy(client, statements, is_present=is_first),
             is_copy_done_sent=not is_first or _is_copy_done_sent(client, server, request.entries),
@@ -192,6 +196,24 @@ def _commits(client: ClientSession, entries: Iterable[Entry], statements: Iterab
         )
         and not client.skip
     )  # what has not been sent as a whole has not been begun
+
+
+def _is_commit_impossible(client: ClientSession, server: ServerSession | None, request: Request) -> bool:
+    """Say whether a request cannot have been committed outside a block, as its Sync was not sent.
+
+    Args:
+        client: whose request it is.
+        server: that has answered a part of the request, None if none of it was answered.
+        request: one whose commands may not all be known.
+    """
+    if request.is_whole or client.busy & Busy.COPYING:
+        return False
+    if server is not None and server.sent & _COMMIT_POSSIBLE:
+        return False
+    return all(
+        bool(text) and all(map(_COMMITS_NEVER.match, lexer.split_statements(text)))
+        for text in _texts(client, request.entries)
+    )
 
 
 def _opens_only(statements: list[bytes]) -> bool:
@@ -254,7 +276,15 @@ def text_of(client: ClientSession, chunk: bytes) -> bytes:
     return client.unnamed[6 : client.unnamed.index(0, 6)] if client.unnamed and not name else b""
 
 
-def note_block(server: ServerSession, tag: bytes, text: bytes) -> None:
+def note_command(server: ServerSession, tag: bytes, text: bytes) -> None:
+    """Take note of a command of a batch that has ended well before the batch's Sync."""
+    if tag in _BLOCK_TAGS:
+        _note_block(server, tag, text)
+    if _COMMITS_NEVER.match(text) is None:
+        server.sent |= _COMMIT_POSSIBLE
+
+
+def _note_block(server: ServerSession, tag: bytes, text: bytes) -> None:
     """Take note that a command of a batch has begun or ended a transaction block, long before its ReadyForQuery."""
     sent = server.sent & ~(_BLOCK_OPEN | _BLOCK_ENDED)
     if tag in (b"BEGIN", b"START TRANSACTION"):

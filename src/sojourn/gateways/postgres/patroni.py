@@ -14,7 +14,7 @@ import msgspec
 
 from sojourn.core.clock import Clock, monotonic
 from sojourn.errors import BackendUnavailable, LimitExceeded, SojournError, WireError
-from sojourn.gateways.postgres.nodes import Evidence, Node
+from sojourn.gateways.postgres.nodes import Node
 
 ANSWER_LIMIT_BYTES: Final = 1024 * 1024
 LEADER_ROLES: Final = frozenset({"leader", "master", "primary"})
@@ -22,9 +22,8 @@ RUNNING: Final = "running"
 
 
 class Member(msgspec.Struct, frozen=True, gc=False):
-    """One server as Patroni describes it; it leaves out what it does not know, or writes "unknown".
+    """One server as Patroni describes it; it leaves out what it does not know.
 
-    Units: ``lag`` is in bytes behind the leader.
     Source: Patroni's documentation, "REST API", GET /cluster.
     """
 
@@ -33,8 +32,6 @@ class Member(msgspec.Struct, frozen=True, gc=False):
     state: str = ""
     host: str = ""
     port: int = 0
-    timeline: int | str | None = None
-    lag: int | str | None = None
 
     @property
     def address(self) -> str:
@@ -45,21 +42,6 @@ class Member(msgspec.Struct, frozen=True, gc=False):
     def is_leader(self) -> bool:
         """It holds the leader lock and runs; whether it has finished its promotion only itself can say."""
         return self.role in LEADER_ROLES and self.state == RUNNING
-
-    @property
-    def lag_bytes(self) -> int:
-        """How far it is behind, 0 for unknown."""
-        return self.lag if isinstance(self.lag, int) else 0
-
-    def evidence(self, seen_at: float) -> Evidence:
-        """Put it as the server itself would; positions and system identifier stay unknown."""
-        return Evidence(
-            is_in_recovery=not self.is_leader,
-            timeline=self.timeline if isinstance(self.timeline, int) else 0,
-            lsn=0,
-            system_identifier=0,
-            seen_at=seen_at,
-        )
 
 
 class _Answer(msgspec.Struct, frozen=True, gc=False):
@@ -97,8 +79,6 @@ class Patroni:
         self._urls = [url.rstrip("/") for url in urls]
         self._timeout = aiohttp.ClientTimeout(total=timeout_s)
         self._clock = clock
-        self.failure = ""
-        """Why the last question had no answer; empty if it had."""
 
     async def members(self) -> tuple[Member, ...]:
         """Ask for the cluster's members.
@@ -116,25 +96,16 @@ class Patroni:
                 else:
                     self._urls.remove(url)
                     self._urls.insert(0, url)
-                    self.failure = ""
                     return members
-        self.failure = ", ".join(failures)
-        raise BackendUnavailable("Patroni", self._clock() - began, self.failure)
-
-    async def evidence(self, nodes: Iterable[Node]) -> dict[Node, Evidence]:
-        """Ask, and say what was heard of each node that Patroni knows; empty if nobody answers."""
-        asked_at = self._clock()
-        try:
-            members = await self.members()
-        except BackendUnavailable:
-            return {}
-        found = match(members, nodes)
-        return {node: member.evidence(asked_at) for node, member in found.items()}
+        raise BackendUnavailable("Patroni", self._clock() - began, ", ".join(failures))
 
     async def leader(self, nodes: Iterable[Node]) -> Node | None:
         """Ask which node holds the leader lock; None if nobody does, or nobody answers."""
-        heard = await self.evidence(nodes)
-        return next((node for node, evidence in heard.items() if not evidence.is_in_recovery), None)
+        try:
+            members = await self.members()
+        except BackendUnavailable:
+            return None
+        return next((node for node, member in match(members, nodes).items() if member.is_leader), None)
 
 
 def match(members: Iterable[Member], nodes: Iterable[Node]) -> dict[Node, Member]:

@@ -16,17 +16,17 @@ from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
 from sojourn.errors import LimitExceeded, SojournError
-from sojourn.gateways.postgres import dial, lost_transaction, recovery
+from sojourn.gateways.postgres import dial, fitting, lost_transaction, recovery
 from sojourn.gateways.postgres.config import split_address
 from sojourn.gateways.postgres.messages import SQLSTATE, Refusal, TransactionStatus
 from sojourn.gateways.postgres.place import Place
 from sojourn.gateways.postgres.replies import Hidden
 from sojourn.gateways.postgres.reported import Reported
 from sojourn.gateways.postgres.server_session import ServerSession
-from sojourn.gateways.postgres.states import Busy, ServerState
+from sojourn.gateways.postgres.states import Busy, ClientState, ServerState
 from sojourn.gateways.postgres.totals import Totals
 from sojourn.gateways.postgres.upkeep import Upkeep
-from sojourn.gateways.postgres.vector import EMPTY, Vector, difference
+from sojourn.gateways.postgres.vector import EMPTY, Vector
 
 if TYPE_CHECKING:
     from sojourn.gateways.postgres.auth import Credentials
@@ -75,15 +75,17 @@ class Pool:
         self.is_paused = False
         self.generation = 0
         self.clients = 0
+        self.joined_count = 0
+        """Clients that were ever here."""
         self.places: dict[Node, Place] = {}
         self.primary: Place | None = None
         self.homeless: deque[ClientSession] = deque()
         """Clients that wait while no primary is known."""
         self._parted: set[ClientSession] = set()
-        """Clients that lost a server of their own and were not held longer: they get another with the next primary."""
+        """Clients that lost a server of their own and wait for no other: they get one with the next primary."""
         self.closed = Totals()
         self.wait_s = 0.0
-        self.size, self.reserve, self.minimum = gateway.sizes(database, user)
+        self.size, self.reserve, self.minimum = gateway.pools.sizes(database, user)
         self.settings = settings
         self.upkeep = Upkeep(self)
         self.report: Reported | None = None
@@ -95,7 +97,7 @@ class Pool:
         """Take new sizes and timeouts; servers beyond them go when they are free."""
         self.settings = settings.pool
         self.database = self.gateway.find_database(self.name) or self.database
-        self.size, self.reserve, self.minimum = self.gateway.sizes(self.database, self.user)
+        self.size, self.reserve, self.minimum = self.gateway.pools.sizes(self.database, self.user)
 
     def report_of(self, vector: Vector) -> Reported | None:
         """Return what a server reports that has a client's settings, if that is known."""
@@ -191,41 +193,7 @@ class Pool:
 
     def fit(self, server: ServerSession, client: ClientSession) -> bool:
         """Give a server the client's settings; False: the client waits until the server has accepted them."""
-        wanted = client.vector
-        if server.vector is wanted:
-            return True
-        sql = difference(server.vector, wanted)
-        if not sql:
-            server.vector = wanted
-            return True
-        client.busy |= Busy.WAITING
-        server.state = ServerState.DEPENDENCIES
-
-        def fitted(hidden: Hidden) -> None:
-            if client.server is not server:
-                return
-            if hidden.error is None:
-                server.vector = wanted
-                server.state = ServerState.QUERY
-                self._reports[wanted] = server.reported
-                client.attached(server)
-                return
-            client.server = server.client = None
-            self.clean(
-                server, is_dirty=True
-            )  # it is as good as before, and a login that fails must cost no server
-            error = hidden.error
-            why = error.get("M", "")
-            client.refuse(
-                Refusal(
-                    error.get("C", SQLSTATE.CONNECTION_FAILURE),
-                    why if client.login_waiter else f"the session's settings could not be restored: {why}",
-                    detail=error.get("D", ""),
-                )
-            )
-
-        server.run(sql, Hidden(fitted))
-        return False
+        return server.vector is client.vector or fitting.fit(self, server, client)
 
     def clean(self, server: ServerSession, *, is_dirty: bool) -> None:
         """Take back the server of a client that has left; one that may hold things of it is reset first."""
@@ -300,6 +268,11 @@ class Pool:
                 return True
         return False
 
+    def forget(self, client: ClientSession) -> None:
+        """Expect nothing more of a client that leaves."""
+        self._parted.discard(client)
+        self.forget_waiting(client)
+
     def waiting(self) -> Iterator[ClientSession]:
         """Yield the clients that wait."""
         yield from self.homeless
@@ -310,15 +283,7 @@ class Pool:
         """Tell those who wait for a primary that there is none."""
         homeless, self.homeless = self.homeless, deque()
         for client in homeless:
-            if client.asks_nothing:
-                # It asked for nothing: its session is rebuilt when there is a primary, or when it asks.
-                client.busy &= ~Busy.WAITING
-                client.kept = None
-                self._parted.add(client)
-                continue
-            if client.needs_restore:
-                self._parted.add(client)
-            self.reject(
+            self.turn_away(
                 client,
                 Refusal(
                     SQLSTATE.CANNOT_CONNECT_NOW,
@@ -328,6 +293,22 @@ class Pool:
                 ),
             )
 
+    def turn_away(self, client: ClientSession, refusal: Refusal) -> None:
+        """Let a client go without a server; it hears of it if it asked for something.
+
+        A session that is to be rebuilt is, when there is another primary, or when the client asks.
+        """
+        if client.needs_restore and client.login_waiter is None:
+            self._parted.add(client)
+        if client.login_waiter is None and not client.kept:
+            client.busy &= ~Busy.WAITING
+            client.state = ClientState.READY
+            client.waits_since = 0.0
+            client.kept = None
+            client.resume_reading()
+            return
+        self.reject(client, refusal)
+
     def reject(self, client: ClientSession, refusal: Refusal) -> None:
         """Answer what a client waits with by an error; it stays connected."""
         client.busy &= ~Busy.WAITING
@@ -336,6 +317,7 @@ class Pool:
         if client.login_waiter is not None:
             client.refuse(refusal)
             return
+        client.state = ClientState.READY
         lost_transaction.reject(client, refusal, b"".join(kept or ()))
         client.resume_reading()
 
@@ -430,8 +412,8 @@ class Pool:
                 asking = place.waiting[place.connecting]
             place.connecting += 1
             self.gateway.server.spawn(self.open_at(place, asking))
-        if place.waiting and not place.connecting and not self.gateway.has_room_for(self):
-            self.gateway.make_room_for(self)
+        if place.waiting and not place.connecting and not self.gateway.pools.has_room_for(self):
+            self.gateway.pools.make_room_for(self)
 
     def room_was_made(self) -> None:
         """Take note that another pool has one server less."""
@@ -450,7 +432,7 @@ class Pool:
             waited_s = monotonic() - (place.waiting[0].waits_since or monotonic())
             if waited_s >= self.settings.reserve_timeout_s:
                 limit += self.reserve
-        return count < limit and self.gateway.has_room_for(self)
+        return count < limit and self.gateway.pools.has_room_for(self)
 
     async def open_at(self, place: Place, asking: ClientSession | None = None) -> None:
         """Open a server, and give it to who waits, first of all to whom it is opened for."""
@@ -463,7 +445,7 @@ class Pool:
             for client in tuple(place.waiting) if asking is None else (asking,):
                 with suppress(ValueError):
                     place.waiting.remove(client)
-                client.refuse(refusal)
+                self.turn_away(client, refusal)
             return
         except asyncio.CancelledError:
             place.connecting -= 1
@@ -597,6 +579,11 @@ class Pool:
         for server in self.servers():
             found.add(server)
         return found
+
+    @property
+    def assignments(self) -> int:
+        """Return how often a client got a server."""
+        return self.joined_count if self.mode == "session" else self.totals().transactions
 
     @property
     def is_unused(self) -> bool:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from sojourn.gateways.postgres import wire
 from sojourn.gateways.postgres.messages import MAX_MESSAGE_BYTES, Backend, Frontend, TransactionStatus
 from sojourn.gateways.postgres.replies import DROP, FORWARD, REFUSED, SYNTHETIC, Expect, Hidden
-from sojourn.gateways.postgres.scan import ALL, QUIET, TAGS, next_stop
+from sojourn.gateways.postgres.scan import ALL, QUIET, TAGS, last_start, next_stop
 from sojourn.gateways.postgres.states import ServerState
 
 if TYPE_CHECKING:
@@ -69,25 +69,15 @@ A longer one streams: to end it with bytes of our own would be to tell values th
 
 
 def held_start(data: bytes, low: int, end: int) -> int:
-    """Return where the row begins whose end is still to come, -1 for a message that is not to be held back.
-
-    Found backwards by its header: this is much cheaper than a walk in which every start is kept. Bytes of a row that
-    look like a header of just this length would only hold back less.
+    """Return where the message begins whose end is still to come, -1 for one that is too long to be held back.
 
     Args:
         data: a chunk in which at least one message begins.
-        low: where the first one does.
+        low: where one of them does.
         end: where the last one will end.
     """
-    size = len(data)
-    low = max(low, end - _HELD_BACK_BYTES)
-    for kind in (b"D\0", b"d\0"):
-        pos = data.rfind(kind, low)
-        while pos >= 0:
-            if pos + 5 <= size and pos + 1 + int.from_bytes(data[pos + 1 : pos + 5], "big") == end:
-                return pos
-            pos = data.rfind(kind, low, pos + 1)
-    return -1
+    pos = last_start(data, low, end)
+    return pos if pos >= 0 and end - pos <= _HELD_BACK_BYTES else -1
 
 
 _LAST_WORDS = re.compile(rb"[SV](?:FATAL|PANIC)\0")
@@ -155,12 +145,13 @@ class _Walk:
     def _finds_one(self) -> bool:
         """Go to the next message that has to be looked at; False: there is none any more in this chunk."""
         server, data, size = self.server, self.data, self.size
-        if self.pos < size:
+        low = self.pos
+        if low < size:
             choose_table(server)
-            self.pos = next_stop(data, self.pos, server.table)
+            self.pos = next_stop(data, low, server.table)
         pos = self.pos
         if pos >= size:
-            self._hold_row()
+            self._hold_row(low)
             return False
         if size - pos < 5:  # noqa: PLR2004 - type and length
             server.kept = data[pos:]
@@ -179,17 +170,17 @@ class _Walk:
             self._abandon(f"an answer of {length} bytes to a query of ours")
         else:  # too large to be anything that matters
             self.pos = self.end
-            self._hold_row()
+            self._hold_row(low)
         return False
 
-    def _hold_row(self) -> None:
+    def _hold_row(self, low: int) -> None:
         """Let the rest of the last message pass when it comes; a short row waits until it is whole."""
         server, rest = self.server, self.pos - self.size
         if rest <= 0 or server.skip:
             return
         server.skip = rest
         head = server.fifo[0] if server.fifo else None
-        begin = -1 if type(head) is Hidden or server.drops else held_start(self.data, self.start, self.pos)
+        begin = -1 if type(head) is Hidden or server.drops else held_start(self.data, low, self.pos)
         if begin >= 0:
             server.kept = self.data[begin:]
             server.skip = self.pos - begin

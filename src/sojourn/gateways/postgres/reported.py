@@ -9,7 +9,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from weakref import WeakValueDictionary
 
+from sojourn.errors import WireError
 from sojourn.gateways.postgres import wire
+
+_LIMIT_COUNT = 256
+"""PostgreSQL 18 reports 16, and extensions may add some; each new one costs as much as all that are there."""
 
 
 class Reported:
@@ -33,7 +37,12 @@ class Reported:
 
     @staticmethod
     def of(values: Mapping[str, str]) -> Reported:
-        """Return the one object with these values."""
+        """Return the one object with these values.
+
+        Raises: WireError if they are more than any server has.
+        """
+        if len(values) > _LIMIT_COUNT:
+            raise WireError(f"{len(values)} parameters", f"at most {_LIMIT_COUNT}", "ParameterStatus")
         key = tuple(sorted(values.items()))
         known = _known.get(key)
         if known is None:
@@ -41,7 +50,10 @@ class Reported:
         return known
 
     def with_value(self, name: str, value: str) -> Reported:
-        """Return the set with one value changed."""
+        """Return the set with one value changed.
+
+        Raises: as ``of``.
+        """
         if self.values.get(name) == value:
             return self
         return Reported.of({**self.values, name: value})

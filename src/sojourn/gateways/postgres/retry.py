@@ -37,7 +37,6 @@ class Action:
     FAIL_40001: Final = "fail_40001"
     """Answer with the error; if no request waits for an answer, keep the error for the next one."""
     FAIL_08007: Final = "fail_08007"
-    FAIL_25P02: Final = "fail_25p02"
     RESOLVE_COMMIT: Final = "resolve_commit"
     """Ask the new primary for the transaction's status, then do what :func:`resolved` says."""
     DRAIN_COPY_AND_FAIL: Final = "drain_copy_and_fail"
@@ -91,6 +90,9 @@ class Loss(msgspec.Struct, frozen=True, kw_only=True):
     """The request is a COMMIT or END of a transaction block and nothing else, so that its whole answer is known."""
     is_rollback: bool = False
     """The request is a ROLLBACK of the whole transaction and nothing else."""
+    is_commit_impossible: bool = False
+    """The request's Sync was not sent, and none of its commands commits by itself: the transaction that it is when no
+    block is open has not ended."""
     is_outcome_armed: bool = False
     """The transaction's id was learnt before the last statement, so that its fate can be asked for."""
     is_copy: bool = False
@@ -188,7 +190,8 @@ def _is_uncertain(loss: Loss) -> bool:
         return False
     if loss.is_commit:
         return True
-    return not loss.in_transaction and (loss.is_copy_done_sent or not loss.is_copy)
+    is_possible = loss.is_copy_done_sent if loss.is_copy else not loss.is_commit_impossible
+    return is_possible and not loss.in_transaction
 
 
 TABLE: Final[tuple[Row, ...]] = (
@@ -282,6 +285,21 @@ TABLE: Final[tuple[Row, ...]] = (
         hint=_CHECK,
     ),
     Row(
+        situation="batch_unfinished",
+        reason="the Sync of a batch was not sent, without which nothing of it is committed",
+        applies=lambda loss: (
+            loss.is_commit_impossible
+            and loss.bytes_written_count > 0
+            and not (loss.in_transaction or loss.is_commit or loss.is_copy or loss.is_rollback)
+        ),
+        action=Action.FAIL_40001,
+        sqlstate=SQLSTATE.SERIALIZATION_FAILURE,
+        message=_LOST,
+        detail="Nothing of the batch was committed, because its Sync was not sent. The session goes on with another "
+        "server.",
+        hint="Retry the batch.",
+    ),
+    Row(
         situation="rollback",
         reason="the client ends a transaction that the loss of the server has ended already",
         applies=lambda loss: loss.is_rollback and not loss.is_idle,
@@ -357,8 +375,9 @@ TABLE: Final[tuple[Row, ...]] = (
 )
 """The rows in the order of the specification; where that says "xid check if armed" it has two rows here.
 
-The row ``failed_already`` is no loss: a second error would be taken for the next request's. The row ``rollback`` is
-the end of "40001, then E until ROLLBACK" for the case that the ROLLBACK comes first.
+The row ``failed_already`` is no loss: a second error would be taken for the next request's. The row
+``batch_unfinished`` is a statement outside a transaction of which more is known. The row ``rollback`` is the end of
+"40001, then E until ROLLBACK" for the case that the ROLLBACK comes first.
 """
 
 _FAILING: Final = frozenset({Action.FAIL_40001, Action.FAIL_08007, Action.DRAIN_COPY_AND_FAIL})
@@ -425,32 +444,6 @@ def resolved(loss: Loss, is_committed: bool | None) -> Decision:
         detail="The server that took over confirms that the change is there.",
         hint="Do not retry the statement; read the result from the database.",
         then=TransactionStatus.IDLE,
-    )
-
-
-def lost_transaction_answer(*, is_end: bool) -> Decision:
-    """Return the answer to a command after the error of a lost transaction.
-
-    Args:
-        is_end: the command is a ROLLBACK, COMMIT or END of the whole transaction.
-    """
-    if is_end:
-        return Decision(
-            situation="lost_transaction_ended",
-            reason="the client has ended its lost transaction",
-            action=Action.ANSWER_ROLLBACK,
-            then=TransactionStatus.IDLE,
-        )
-    return Decision(
-        situation="lost_transaction",
-        reason="the transaction is lost and the client has not ended it yet",
-        action=Action.FAIL_25P02,
-        sqlstate=SQLSTATE.IN_FAILED_SQL_TRANSACTION,
-        # Drivers compare the text: it has to be the server's.
-        message="current transaction is aborted, commands ignored until end of transaction block",
-        detail="The database server of this transaction was lost; nothing of it was committed.",
-        hint="Roll back, then retry the transaction.",
-        then=TransactionStatus.FAILED,
     )
 
 

@@ -110,6 +110,27 @@ def pure_next_stop(data: bytes, pos: int, table: bytes) -> int:
     return pos
 
 
+def pure_last_start(data: bytes, pos: int, end: int) -> int:
+    """Walk typed messages from ``pos`` and return where the one begins that ends at ``end``; -1 if none does.
+
+    Args:
+        data: bytes over which ``next_stop`` has walked.
+        pos: where a message begins.
+        end: where one of them ends, which may be behind the end of ``data``.
+    Raises: ValueError if ``pos`` is negative.
+    """
+    if pos < 0:
+        raise ValueError("last_start wants a position in the data")
+    header_at = HEADER.unpack_from
+    last = len(data) - _HEADER_BYTES
+    while pos <= last:
+        after = pos + 1 + header_at(data, pos)[1]
+        if after >= end:
+            return pos if after == end else -1
+        pos = after
+    return -1
+
+
 def pure_classify(data: bytes) -> int:
     """Say what kind of request a chunk from a client is, by cautious rules: OTHER is always a correct answer.
 
@@ -201,16 +222,18 @@ IS_COMPILED: bool
 """Whether the compiled twin is in use."""
 next_stop: Callable[[bytes, int, bytes], int]
 """See :func:`pure_next_stop`."""
+last_start: Callable[[bytes, int, int], int]
+"""See :func:`pure_last_start`."""
 classify: Callable[[bytes], int]
 """See :func:`pure_classify`."""
 bound_statement: Callable[[bytes], bytes]
 """See :func:`pure_bound_statement`."""
 
 try:
-    from sojourn.gateways.postgres import _scan
-except ImportError:
+    from sojourn.gateways.postgres._scan import bound_statement, classify, last_start, next_stop
+except ImportError:  # not built, or built from an older source
     IS_COMPILED = False
-    next_stop, classify, bound_statement = pure_next_stop, pure_classify, pure_bound_statement
+    next_stop, last_start = pure_next_stop, pure_last_start
+    classify, bound_statement = pure_classify, pure_bound_statement
 else:
     IS_COMPILED = True
-    next_stop, classify, bound_statement = _scan.next_stop, _scan.classify, _scan.bound_statement

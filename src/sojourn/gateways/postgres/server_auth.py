@@ -1,14 +1,14 @@
 """Logins of ours at servers: answer what is asked with what is known of the user.
 
-Begins after the startup message and ends with AuthenticationOk. Knows nothing of pools or of what the server says
-afterwards; who forged the credentials is not its matter either.
+Begins after the startup message and ends with AuthenticationOk. Knows nothing of pools, or of where the credentials
+come from.
 """
 
 from __future__ import annotations
 
 import ipaddress
 import re
-from collections.abc import Callable
+from collections.abc import Mapping
 from typing import Final
 
 from sojourn.errors import BackendUnavailable, LimitExceeded, RemoteProtocolError
@@ -32,11 +32,10 @@ from sojourn.gateways.postgres.messages import (
 )
 from sojourn.gateways.postgres.scram import SCRAM, SCRAM_PLUS, Challenge, ClientExchange, KeyCache, ScramKeys
 
-Note = Callable[[int, bytes], None]
-"""Takes type and body of a message that is no part of the login."""
-
 _SOURCE: Final = "PostgreSQL, Start-up"
 _SQLSTATE: Final = re.compile(r"[0-9A-Z]{5}")
+_OF_THE_ASKER: Final = frozenset({"28", "3D", "42", "22", "0A"})
+"""Classes of SQLSTATEs that are about who asks and for what: it makes no difference when one asks again."""
 _ASIDE: Final = frozenset({Backend.NOTICE_RESPONSE, Backend.NEGOTIATE_PROTOCOL_VERSION})
 
 
@@ -45,22 +44,19 @@ async def login_at_server(
     user: str,
     credentials: Credentials,
     *,
-    note: Note | None = None,
     keys: KeyCache = SHARED_KEYS,
 ) -> None:
     """Log in at a server that has got our startup message; return after its AuthenticationOk.
 
-    The password itself goes only over TLS, a unix socket or loopback, unlike libpq's habit.
-
-    Args:
-        note: gets NoticeResponse and NegotiateProtocolVersion, which may come in between.
+    The password itself goes only over TLS, a unix socket or loopback, unlike libpq's habit. NoticeResponse and
+    NegotiateProtocolVersion may come in between, and change nothing.
 
     Raises:
-        Refusal: with the server's SQLSTATE of class 28, or because what is known does not answer what is asked.
+        Refusal: with the server's SQLSTATE, or because what is known does not answer what is asked.
         BackendUnavailable: the server says no for any other reason; its SQLSTATE begins the cause.
         RemoteProtocolError: it breaks the protocol, or does not prove that it knows our secret.
     """
-    kind, data = await _request(talk, note)
+    kind, data = await _request(talk)
     if kind == Authentication.OK:
         return
     if kind == Authentication.CLEARTEXT_PASSWORD:
@@ -68,15 +64,13 @@ async def login_at_server(
     elif kind == Authentication.MD5_PASSWORD:
         talk.send(wire.password_message(_md5_password(user, credentials, data)))
     elif kind == Authentication.SASL:
-        await _scram(talk, user, credentials, data, note=note, keys=keys)
+        await _scram(talk, user, credentials, data, keys=keys)
     else:
         raise _unanswerable(user, f"an authentication that we do not have ({_name(kind)})")
-    await _expect(talk, note, Authentication.OK)
+    await _expect(talk, Authentication.OK)
 
 
-async def _scram(
-    talk: Talk, user: str, credentials: Credentials, data: bytes, *, note: Note | None, keys: KeyCache
-) -> None:
+async def _scram(talk: Talk, user: str, credentials: Credentials, data: bytes, *, keys: KeyCache) -> None:
     """Prove ourselves by SCRAM, bound to the TLS channel where both sides can, and let the server prove itself."""
     offered = wire.sasl_mechanisms(data)
     binding = talk.channel_binding if talk.is_tls else b""
@@ -86,10 +80,10 @@ async def _scram(
     if credentials.password is None and credentials.scram is None:
         raise _unanswerable(user, f"{SCRAM}, for which the password or a client's SCRAM login is needed")
     talk.send(wire.sasl_initial_response(exchange.mechanism, exchange.first()))
-    challenge = exchange.challenge(await _expect(talk, note, Authentication.SASL_CONTINUE))
+    challenge = exchange.challenge(await _expect(talk, Authentication.SASL_CONTINUE))
     own = await _own_keys(user, credentials, challenge, keys)
     talk.send(wire.sasl_response(exchange.final(own)))
-    exchange.verify(await _expect(talk, note, Authentication.SASL_FINAL))
+    exchange.verify(await _expect(talk, Authentication.SASL_FINAL))
     if credentials.password is not None:
         keys.keep(credentials.password.reveal().encode(), own)
 
@@ -128,34 +122,36 @@ def _md5_password(user: str, credentials: Credentials, salt: bytes) -> bytes:
     return md5_answer(credentials.md5.reveal(), salt)
 
 
-async def _expect(talk: Talk, note: Note | None, wanted: int) -> bytes:
-    kind, data = await _request(talk, note)
+async def _expect(talk: Talk, wanted: int) -> bytes:
+    kind, data = await _request(talk)
     if kind != wanted:
         raise RemoteProtocolError(f"Authentication {_name(kind)}", _name(wanted), _SOURCE)
     return data
 
 
-async def _request(talk: Talk, note: Note | None) -> tuple[int, bytes]:
+async def _request(talk: Talk) -> tuple[int, bytes]:
     """Return the server's next Authentication message."""
     while True:
         kind, body = await talk.receive()
         if kind == Backend.AUTHENTICATION:
             return wire.authentication(body)
         if kind == Backend.ERROR_RESPONSE:
-            raise _refused(talk, wire.error_fields(body))
+            raise refused(talk.address, wire.error_fields(body))
         if kind not in _ASIDE:
             raise RemoteProtocolError(name_of(Backend, kind), "Authentication or ErrorResponse", _SOURCE)
-        if note is not None:
-            note(kind, body)
 
 
-def _refused(talk: Talk, fields: dict[str, str]) -> Refusal | BackendUnavailable:
+def refused(backend: str, fields: Mapping[str, str]) -> Refusal | BackendUnavailable:
+    """Return what an error at start-up means: no for this user and database, or no for now.
+
+    Shape: the cause of a BackendUnavailable is the server's SQLSTATE, a colon and its words.
+    """
     code = fields.get("C", "")
     sqlstate = code if _SQLSTATE.fullmatch(code) else SQLSTATE.INTERNAL_ERROR
     message = fields.get("M", "")
-    if sqlstate.startswith("28"):
+    if sqlstate[:2] in _OF_THE_ASKER:
         return Refusal(sqlstate, message)
-    return BackendUnavailable(talk.address, 0.0, f"{sqlstate}: {message}")
+    return BackendUnavailable(backend, 0.0, f"{sqlstate}: {message}")
 
 
 def _unanswerable(user: str, asked: str) -> Refusal:

@@ -60,6 +60,7 @@ class ServerSession(asyncio.Protocol):
         "fatal",
         "fifo",
         "generation",
+        "held_bytes",
         "home",
         "is_full",
         "is_paused",
@@ -70,6 +71,7 @@ class ServerSession(asyncio.Protocol):
         "node",
         "number",
         "opened",
+        "parts",
         "pid",
         "pool",
         "prepared",
@@ -103,6 +105,9 @@ class ServerSession(asyncio.Protocol):
         self.skip = 0
         self.drops = False
         self.kept = b""
+        self.parts: list[bytes] = []
+        """What came of a row that is held back, behind ``kept``; ``held_bytes`` of both, 0 if there is none."""
+        self.held_bytes = 0
         self.table = QUIET
         self.status = _IDLE
         self.vector: Vector = EMPTY
@@ -145,12 +150,14 @@ class ServerSession(asyncio.Protocol):
         client = self.client
         kept = self.kept
         if kept and self.skip:
-            # A row of which a part was held back.
-            data = kept + data
-            size = len(data)
+            # A row of which a part was held back: joined once, in however many parts it comes.
+            self.parts.append(data)
+            size = self.held_bytes = (self.held_bytes or len(kept)) + size
             if self.skip > size:
-                self.kept = data
                 return
+            data = kept + b"".join(self.parts)
+            self.parts.clear()
+            self.held_bytes = 0
             self.kept = kept = b""
         if not kept and client is not None:
             pos = next_stop(data, self.skip, self.table)

@@ -117,6 +117,19 @@ class SessionState(Holdings):
         if not self._has_moved and name.lower() not in _REPORTED_ANYWAY:
             self._ask()
 
+    def changed_by(self, statement: bytes) -> Vector | None:
+        """Return the settings that a SET, RESET or DISCARD ALL leaves outside a transaction; None for any other."""
+        tag = b" ".join(words(statement, 2)).upper()
+        if tag != b"DISCARD ALL":
+            tag = tag.partition(b" ")[0]
+        if tag not in (b"SET", b"RESET", b"DISCARD ALL"):
+            return None
+        trial = SessionState(self.startup)
+        trial.vector = self.vector
+        trial.completed(tag, statement)
+        trial.ready(TransactionStatus.IDLE)
+        return None if trial.needs_snapshot else trial.vector
+
     def _on_set(self, statement: bytes) -> None:
         self._has_moved = True
         assignments = read.set_statements(statement)

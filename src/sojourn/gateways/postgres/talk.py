@@ -7,7 +7,6 @@ afterwards. Straight-line code awaits here; nothing of it runs once a session re
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from typing import TYPE_CHECKING, Protocol
 
 from sojourn.errors import ConnectionLost, LimitExceeded, WireError
@@ -29,8 +28,8 @@ class Relay(Protocol):
 class StreamTalk(asyncio.Protocol):
     """One peer that is asked and answers.
 
-    Life: made with the transport, gone when ``hand_over`` gives the transport to the relay. Always true: at most
-    ``limit_bytes`` of unread input are kept; reading stops while a whole message waits to be taken.
+    Life: made with the transport, gone when ``hand_over`` gives the transport to the relay. Always true: reading
+    stops while more than ``limit_bytes`` of input are unread, and goes on when the next message is asked for.
     """
 
     def __init__(self, *, limit_bytes: int, address: str = "unix") -> None:
@@ -43,7 +42,6 @@ class StreamTalk(asyncio.Protocol):
         self._data = b""
         self._lost: ConnectionLost | None = None
         self._waiter: asyncio.Future[None] | None = None
-        self._messages: deque[tuple[int, bytes]] = deque()
 
     # What the loop calls
 

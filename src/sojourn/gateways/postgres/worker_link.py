@@ -176,8 +176,8 @@ class WorkerLink:
                 return
             answer = work.result()
             writer.write(msgspec.json.encode(answer) + b"\n")
-        except (OSError, EOFError, msgspec.DecodeError):
-            return  # another worker went away
+        except (OSError, EOFError, ValueError, msgspec.DecodeError):
+            return  # another worker went away, or is none
         finally:
             writer.close()
 

@@ -31,8 +31,8 @@ WORKER_STARTED = EventKind("postgres.worker_started", ("index", "pid"))
 WORKER_LOST = EventKind("postgres.worker_lost", ("index", "pid", "code"), level="error")
 """A worker ended that nobody had told to; it is started again, unless it never got as far as listening."""
 WORKER_REPLACED = EventKind("postgres.worker_replaced", ("index", "old_pid", "pid"))
-RESTART_FAILED = EventKind("postgres.restart_failed", ("index",), level="error")
-"""A new worker does not start; the old ones that are left go on."""
+RESTART_FAILED = EventKind("postgres.restart_failed", ("slot", "why"), level="error")
+"""A new worker does not start; the others go on. Where one is missing it is tried again."""
 
 READY_S: Final = 60.0
 """How long a worker may take until it listens."""
@@ -153,9 +153,13 @@ class Supervisor:
         index = next(one for one in range(256) if one not in self._indexes)
         self._indexes.add(index)
         place = WorkerPlace(index, slot == 0, self._directory)
-        process = await asyncio.create_subprocess_exec(
-            *self._command, env=self._environ | {VARIABLE: place.variable}
-        )
+        try:
+            process = await asyncio.create_subprocess_exec(
+                *self._command, env=self._environ | {VARIABLE: place.variable}
+            )
+        except OSError:
+            self._indexes.discard(index)
+            raise
         worker = _Worker(place, process)
         self._tasks.create_task(self._watch(slot, worker))
         return worker
@@ -188,14 +192,27 @@ class Supervisor:
         self._events.flush()
         if not was_ready and not self._has_started:
             return
-        await self._pause(slot, worker)
-        if not self._stopping.is_set():
-            await self._is_ready(await self._start(slot))
+        is_steady = monotonic() - worker.began > _STEADY_S
+        self._failures[slot] = 0 if is_steady else self._failures.get(slot, 0) + 1
+        new = await self._start_surely(slot)
+        if new is not None:
+            await self._is_ready(new)
 
-    async def _pause(self, slot: int, worker: _Worker) -> None:
-        """Wait the longer the more often a slot's workers have failed soon after their start."""
-        failures = 0 if monotonic() - worker.began > _STEADY_S else self._failures.get(slot, 0) + 1
-        self._failures[slot] = failures
+    async def _start_surely(self, slot: int) -> _Worker | None:
+        """Put a new worker into a slot that is free, however often that takes; None when all are to end."""
+        while True:
+            await self._pause(slot)
+            if self._stopping.is_set():
+                return None
+            try:
+                return await self._start(slot)
+            except OSError as error:  # no memory or process left, or the program is just being replaced
+                self._failures[slot] = self._failures.get(slot, 0) + 1
+                self._tell_failed(slot, _in_words(error))
+
+    async def _pause(self, slot: int) -> None:
+        """Wait the longer the more often a slot's workers have failed soon after their start, or at it."""
+        failures = self._failures.get(slot, 0)
         if failures > 1:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(min(2.0 ** (failures - 2), _PAUSE_MAX_S)):
@@ -223,22 +240,36 @@ class Supervisor:
             del self._workers[slot]
             old.signal(signal.SIGTERM)
             await old.gone.wait()
-            new = await self._start(slot)
+            first = await self._start_surely(slot)
+            if first is None:
+                return False
+            new = first
         else:
-            new = await self._spawn(slot)
+            try:
+                new = await self._spawn(slot)
+            except OSError as error:
+                self._tell_failed(slot, _in_words(error))
+                return False
         if not await self._is_ready(new):
-            self._events.emit(RESTART_FAILED, None, slot)
-            self._events.flush()
+            self._tell_failed(slot, "it does not listen")
             new.signal(signal.SIGTERM)
             return False
         if slot != 0:
             self._workers[slot] = new
             old.signal(signal.SIGTERM)
-        self._events.emit(WORKER_REPLACED, None, slot, old.process.pid, new.process.pid)
+        self._events.emit(WORKER_REPLACED, None, new.place.index, old.process.pid, new.process.pid)
         self._events.flush()
         return True
+
+    def _tell_failed(self, slot: int, why: str) -> None:
+        self._events.emit(RESTART_FAILED, None, slot, why)
+        self._events.flush()
 
 
 def worker_environment(environ: Mapping[str, str] = os.environ) -> dict[str, str]:
     """Return the environment of workers: ours, without a place of our own."""
     return {name: value for name, value in environ.items() if name != VARIABLE}
+
+
+def _in_words(error: OSError) -> str:
+    return error.strerror or type(error).__name__

@@ -22,7 +22,6 @@ from sojourn.gateways.postgres.console.commands import (
     optional_name,
     refuse,
 )
-from sojourn.gateways.postgres.console.conversation import Conversation, Talk
 from sojourn.gateways.postgres.console.incident_rows import AuditRow
 from sojourn.gateways.postgres.console.results import Result, failure, table
 from sojourn.gateways.postgres.console.rows import Column, Value, columns_of
@@ -83,15 +82,6 @@ class Console:
         """Take note of the totals when a minute of averages is over; cheap, for every sweep."""
         if self._averages.is_due(now):
             self._averages.tick(now, self._view.stats())
-
-    async def serve(self, talk: Talk, is_admin: bool) -> None:
-        """Answer everything that one operator sends, until the end.
-
-        Then: close the connection. The login, :data:`~.shows.PARAMETERS` and the first ReadyForQuery come before.
-
-        Raises: as :meth:`Conversation.serve`.
-        """
-        await Conversation(self, talk, is_admin=is_admin).serve()
 
     async def execute(
         self, sql: bytes, is_admin: bool, after: Callable[[Command], None] | None = None

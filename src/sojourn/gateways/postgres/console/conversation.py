@@ -73,9 +73,9 @@ class _Portal:
 class Conversation:
     """One connection to the console.
 
-    Life: made by ``Console.serve`` after the login, ended by Terminate, by the loss of the connection or by what
-    ``receive`` raises. Always true: at most one message is read ahead, while a command waits, so that the loss of
-    an operator ends the wait.
+    Life: made when an operator has logged in and was sent :data:`~.shows.PARAMETERS` and the first ReadyForQuery;
+    ended by Terminate, by the loss of the connection or by what ``receive`` raises. Always true: at most one message is
+    read ahead, while a command waits, so that the loss of an operator ends the wait.
     """
 
     def __init__(self, console: Runner, talk: Talk, *, is_admin: bool) -> None:
@@ -105,6 +105,7 @@ class Conversation:
     async def serve(self) -> None:
         """Answer until Terminate or the loss of the connection, which is no error here.
 
+        Then: close the connection.
         Raises: Refusal after a message that ends the connection, already told; what ``receive`` raises.
         """
         ended: Exception | None = None
@@ -211,11 +212,10 @@ class Conversation:
             case "ROLLBACK" if "TO" not in command.keywords:
                 self._status = TransactionStatus.IDLE
             case "DEALLOCATE" | "DISCARD":
-                names = [token.text.encode() for token in command.rest]
                 if "ALL" in command.keywords:
                     self._statements.clear()
-                for name in names[-1:]:
-                    self._statements.pop(name, None)
+                elif command.verb == "DEALLOCATE" and command.rest:
+                    self._statements.pop(command.rest[-1].text.encode(), None)
 
     # The extended protocol
 

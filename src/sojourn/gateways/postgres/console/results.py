@@ -99,9 +99,7 @@ def failure(error: SojournError | TimeoutError) -> bytes:
         case BackendUnavailable() | TimeoutError():
             return wire.error_response(SQLSTATE.CONNECTION_FAILURE, "what the command needs did not answer")
         case _:
-            return wire.error_response(
-                SQLSTATE.INTERNAL_ERROR, "the command failed", hint="The log says why."
-            )
+            return wire.error_response(SQLSTATE.INTERNAL_ERROR, "the command failed")
 
 
 def _value(value: Value, form: int) -> bytes | None:
