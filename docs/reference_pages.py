@@ -18,7 +18,7 @@ import sojourn.app
 from sojourn.cli.main import app
 from sojourn.config import reference_markdown
 from sojourn.core.events import EventKind
-from sojourn.core.metrics import metrics_text
+from sojourn.core.metrics import Together, figures
 from sojourn.core.secret import Secret
 from sojourn.core.server import Server
 from sojourn.gateways.postgres.auth import Credentials
@@ -52,6 +52,10 @@ _METRICS_HEAD = """\
 
 Served at `/metrics` in Prometheus' text format, with those of the process (`process_...`, `python_info`). Without
 `metrics_without_token` in `[admin]` they need the token.
+
+Several workers (`workers_count`) are scraped as one, at the first of them: counters and gauges are sums, what is told
+of a cluster is the first worker's word, and figures of processes have a label `worker`. A worker that does not answer
+within 2 seconds is missing from gauges; its counters, and those of workers that are gone, stay in the sums.
 
 | metric | type | labels | meaning |
 |---|---|---|---|
@@ -107,6 +111,7 @@ _MEANINGS = {
     "sojourn_tacacs_sink_is_up": "1: the accounting sink stores records; 0: it does not.",
     "sojourn_tacacs_sink_stored_total": "Records that the accounting sink has stored.",
     "sojourn_tacacs_sink_waiting": "Records that wait for the accounting sink.",
+    "sojourn_workers_answered": "Workers whose figures are in this scrape; only where there are several.",
 }
 """Where the source says nothing, or less than an operator wants to know."""
 
@@ -229,7 +234,7 @@ async def _scrape() -> str:
             postgres.pools.of(_postgres().databases[0], "shop", "ana", Credentials("ana"))
             postgres.count_loss("unsent")
             with server.breakers.guard("ldaps://ldap.example.net"):
-                return metrics_text(server).decode()
+                return Together().text({0: (0, figures(server))}, lambda _pid: True).decode()
         finally:
             await server.stop()
 

@@ -71,7 +71,7 @@ async def main() -> None:
                 print(f"{args[1]:18}", outcome.status, outcome.server_msg)
                 explain(settings, args)
         print()
-        trace = CoreView(server).trace("tacacs-1")
+        trace = await CoreView(server).trace("tacacs-1")
         if trace is not None:
             print(trace_mermaid(trace))
     finally:

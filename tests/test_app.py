@@ -128,7 +128,10 @@ def test_the_settings_of_circuit_breakers_reach_the_circuits(run: Run, tmp_path:
             assert daemon.server.breakers.settings is wanted
             with contextlib.suppress(OSError), daemon.server.breakers.guard("ldap://192.0.2.1"):
                 raise ConnectionRefusedError
-            assert 'sojourn_circuit_breaker_state{endpoint="ldap://192.0.2.1"} 1.0' in daemon.metrics_text()
+            assert (
+                'sojourn_circuit_breaker_state{endpoint="ldap://192.0.2.1"} 1.0'
+                in await daemon.metrics_text()
+            )
 
     run(scene())
 
@@ -187,6 +190,6 @@ def test_readiness_names_every_listener(run: Run, tmp_path: Path) -> None:
             assert daemon.readiness().parts == {f"tacacs {address}": "listening" for address in addresses}
             assert len(addresses) == 2
             with pytest.raises(ValueError, match="-1"):
-                daemon.list_sessions(SessionQuery(cursor="-1"))
+                await daemon.list_sessions(SessionQuery(cursor="-1"))
 
     run(scene())

@@ -10,6 +10,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
+from itertools import chain
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
@@ -21,6 +22,8 @@ from sojourn.core.clock import monotonic
 from sojourn.core.events import EventKind, Events
 from sojourn.core.logs import LogView
 from sojourn.core.loop import run as run_loop
+from sojourn.core.metrics import Family, Together, figures
+from sojourn.core.registry import Recorded, SessionSnapshot
 from sojourn.core.server import Server
 from sojourn.errors import ConfigError, Problem
 from sojourn.gateways.postgres.gateway import PostgresGateway
@@ -54,12 +57,12 @@ class Table(NamedTuple):
     make: Callable[[Any], Gateway]
 
 
-def tables_of(settings: SojournSettings, place: WorkerPlace | None = None) -> Iterator[Table]:
-    """Yield the table of every gateway that is configured; ``place`` is that of one worker of several."""
+def tables_of(settings: SojournSettings, link: WorkerLink | None = None) -> Iterator[Table]:
+    """Yield the table of every gateway that is configured; ``link`` is that of one worker of several."""
     if settings.tacacs is not None:
         yield Table(TacacsGateway.name, settings.tacacs, settings.tacacs.listeners, TacacsGateway)
     if settings.postgres is not None:
-        make = partial(PostgresGateway, link=None if place is None else WorkerLink(place))
+        make = partial(PostgresGateway, link=link)
         yield Table(PostgresGateway.name, settings.postgres, settings.postgres.listeners, make)
 
 
@@ -90,6 +93,7 @@ class Daemon(CoreView):
             offload=settings.offload,
             breaker=settings.breaker,
             on_reload=self._read_and_swap,
+            first_number=1 if place is None else place.first_number,
         )
         super().__init__(server)
         self.log = _open_log(
@@ -97,9 +101,10 @@ class Daemon(CoreView):
         )
         server.events.add_view(self.log)
         self.admin = AdminServer(self, settings.admin, control_socket(settings.admin, os.environ))
-        self._is_worker = place is not None
+        self._link = None if place is None else WorkerLink(place)
+        self._together = Together()
         self._has_operators = place is None or place.is_first
-        for table in tables_of(settings, place):
+        for table in tables_of(settings, self._link):
             server.add(table.make(table.settings), table.listeners)
 
     async def serve(self) -> None:
@@ -172,6 +177,42 @@ class Daemon(CoreView):
                     self.server.gateways[name].reload(old[name].settings)
             raise
 
+    # What operators see
+
+    async def metrics_text(self) -> str:
+        """Return all metrics in Prometheus' text format; those of all workers, as far as they answer."""
+        if self._link is None:
+            return await super().metrics_text()
+        told = await self._link.ask(tuple[int, list[Family]], "metrics")
+        found = {pid: (index, families) for index, (pid, families) in told.answers.items()}
+        found = {os.getpid(): (self._link.place.index, figures(self.server))} | found
+        return self._together.text(found, _is_alive).decode()
+
+    async def snapshots(self, gateway: str, state: str, search: str, count: int) -> list[SessionSnapshot]:
+        """Return the first sessions that fit, of all workers that answer."""
+        found = await super().snapshots(gateway, state, search, count)
+        if self._link is None:
+            return found
+        told = await self._link.ask(list[SessionSnapshot], "sessions", gateway, state, search, str(count))
+        found += chain.from_iterable(told.answers.values())
+        found.sort(key=lambda one: (one.state != "live", -(one.ended or one.started)))
+        return found[:count]
+
+    async def recorded(self, session_id: str) -> Recorded | None:
+        """Return a session with its trace, from the worker that has it."""
+        found = await super().recorded(session_id)
+        if found is not None or self._link is None:
+            return found
+        told = await self._link.ask(list[Recorded], "recorded", session_id)
+        return next(chain.from_iterable(told.answers.values()), None)
+
+    async def close_session(self, session_id: str) -> bool:
+        """End an open session, at the worker that has it; return whether there was one."""
+        is_closed = await super().close_session(session_id)
+        if is_closed or self._link is None:
+            return is_closed
+        return any((await self._link.ask(bool, "close_session", session_id)).answers.values())
+
     # What operators may order
 
     async def reload(self) -> None:
@@ -180,12 +221,20 @@ class Daemon(CoreView):
         Raises: ConfigError with every problem; the old configuration then stays.
         """
         self.server.reload()
-        if self._is_worker:
+        if self._link is not None:
             os.kill(os.getppid(), signal.SIGHUP)  # the supervisor tells the other workers
 
     async def drain(self) -> None:
         """Begin to stop; returns at once."""
         self.server.ask_to_stop("asked by an operator")
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except OSError:  # nobody's, or another user's by now
+        return False
+    return True
 
 
 def _check_files(settings: SojournSettings) -> None:

@@ -45,17 +45,17 @@ class FakeServer:
         self.reload_error: Exception | None = None
         self.is_ready = True
 
-    def list_sessions(self, query: SessionQuery) -> Page:
+    async def list_sessions(self, query: SessionQuery) -> Page:
         if query.cursor:
             raise ValueError(query.cursor)
         self.queries.append(query)
         return Page(sessions=ROWS[: query.limit], next_cursor="more" if query.limit < len(ROWS) else "")
 
-    def find_session(self, session_id: str) -> SessionRow | None:
+    async def find_session(self, session_id: str) -> SessionRow | None:
         return next((row for row in ROWS if row.id == session_id), None)
 
-    def trace(self, session_id: str) -> Trace | None:
-        row = self.find_session(session_id)
+    async def trace(self, session_id: str) -> Trace | None:
+        row = await self.find_session(session_id)
         entries = (
             TraceEntry(at=1e9, kind="in", name="START", text="user='ana'; \x1b[2J", size_bytes=31),
             TraceEntry(at=1e9 + 0.5, kind="out", name="REPLY", text="status=PASS", size_bytes=18),
@@ -65,9 +65,9 @@ class FakeServer:
 
     async def close_session(self, session_id: str) -> bool:
         self.orders.append(f"close {session_id}")
-        return self.find_session(session_id) is not None
+        return await self.find_session(session_id) is not None
 
-    def metrics_text(self) -> str:
+    async def metrics_text(self) -> str:
         return "sojourn_sessions 3\n"
 
     def health(self) -> Health:

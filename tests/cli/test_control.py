@@ -31,14 +31,14 @@ class FakeServer:
         self.looks_count = 0
         self.is_broken = False
 
-    def list_sessions(self, query: SessionQuery) -> Page:
+    async def list_sessions(self, query: SessionQuery) -> Page:
         self.queries.append(query)
         return Page(sessions=(ROW,), next_cursor="abc")
 
-    def find_session(self, session_id: str) -> SessionRow | None:
+    async def find_session(self, session_id: str) -> SessionRow | None:
         return ROW if session_id == ROW.id else None
 
-    def trace(self, session_id: str) -> Trace | None:
+    async def trace(self, session_id: str) -> Trace | None:
         if session_id != ROW.id:
             return None
         self.looks_count += 1
@@ -54,7 +54,7 @@ class FakeServer:
         self.orders.append(f"close {session_id}")
         return session_id == ROW.id
 
-    def metrics_text(self) -> str:
+    async def metrics_text(self) -> str:
         return ""
 
     def health(self) -> Health:

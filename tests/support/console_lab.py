@@ -44,6 +44,7 @@ class FakeView:
     """Two databases, one cluster of two nodes, and a diary of what was asked for."""
 
     version = "0.1.0"
+    is_one_of_several = False
 
     def __init__(self) -> None:
         self.calls: list[tuple[object, ...]] = []
@@ -53,6 +54,9 @@ class FakeView:
         self.left = asyncio.Event()
         self.reload_error: SojournError | None = None
         self.totals = [TotalsRow("shop"), TotalsRow("stock")]
+
+    async def whole(self, _tables: Sequence[str]) -> tuple[FakeView, str]:
+        return self, ""
 
     @property
     def is_paused(self) -> bool:
@@ -197,9 +201,9 @@ class FakeView:
         self.calls.append(("switchover", cluster, node))
         return node or "db-2"
 
-    async def audit(self, database: str | None) -> Sequence[AuditRow]:
+    async def audit(self, database: str | None) -> tuple[Sequence[AuditRow], str]:
         self.calls.append(("audit", database))
-        return [AuditRow(1, "shop", "ana", "db-1", "setting", "work_mem", None, "64MB")]
+        return [AuditRow(1, "shop", "ana", "db-1", "setting", "work_mem", None, "64MB")], ""
 
     async def shutdown(self, mode: ShutdownMode) -> None:
         self.calls.append(("shutdown", mode))

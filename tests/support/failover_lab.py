@@ -144,8 +144,8 @@ class FailoverLab:
         self.primary, self.replica = self.replica, None
         return promoted
 
-    async def gateway(self, mode, *, size_count=20, monitor_user="postgres", **failover):
-        """Run a gateway in front of the cluster."""
+    async def gateway(self, mode, *, size_count=20, monitor_user="postgres", link=None, **failover):
+        """Run a gateway in front of the cluster; ``link`` makes it one worker of several."""
         settings = PostgresSettings(
             listeners=(ListenerSettings(address="127.0.0.1:0"),),
             limits=LimitSettings(
@@ -159,7 +159,7 @@ class FailoverLab:
             timeouts=TimeoutSettings(),
         )
         server = Server()
-        gateway = PostgresGateway(settings)
+        gateway = PostgresGateway(settings, link=link)
         server.add(gateway, settings.listeners)
         await server.start()
         self.stack.push_async_callback(server.stop, timeout_s=0)

@@ -124,7 +124,7 @@ async def gateway_lab(
         }
         whole = PostgresSettings(**values | dict(settings or {}))
         gateway = PostgresGateway(whole, link=link)
-        server = Server()
+        server = Server(first_number=gateway.first_number)
         server.add(gateway, whole.listeners)
         bugs: list[str] = []
         server.events.add_view(

@@ -22,6 +22,7 @@ from sojourn.gateways.postgres.config import (
     AuthSettings,
     Cluster,
     Database,
+    FailoverSettings,
     NodeSettings,
     PoolSettings,
     PostgresSettings,
@@ -335,22 +336,30 @@ class Cutter:
         return [data[left:right] for left, right in itertools.pairwise(edges)]
 
 
-def settings_of(mode: str, servers_count: int, **pool: Any) -> PostgresSettings:
+def settings_of(
+    mode: str, servers_count: int, failover: FailoverSettings | None = None, **pool: Any
+) -> PostgresSettings:
     """Return the settings of a lab."""
     return PostgresSettings(
         clusters=(Cluster(name="lab", nodes=(NodeSettings(name="db-1", address="127.0.0.1:1"),)),),
         databases=(Database(name="*", cluster="lab"),),
         auth=AuthSettings(method="trust"),
         pool=PoolSettings(mode=mode, size_count=servers_count, **pool),
+        failover=failover or FailoverSettings(),
     )
 
 
 @contextlib.asynccontextmanager
 async def relay_lab(
-    mode: str = "transaction", *, servers_count: int = 1, is_scripted: bool = True, **pool: Any
+    mode: str = "transaction",
+    *,
+    servers_count: int = 1,
+    is_scripted: bool = True,
+    failover: FailoverSettings | None = None,
+    **pool: Any,
 ) -> AsyncIterator[RelayLab]:
     """Run a lab with so many servers open; at its end nothing is left of it."""
-    gateway = LabGateway(settings_of(mode, servers_count, **pool))
+    gateway = LabGateway(settings_of(mode, servers_count, failover, **pool))
     lab = RelayLab(gateway, is_scripted=is_scripted)
     async with running(gateway) as server:
         lab.start(server.manager)

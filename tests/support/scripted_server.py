@@ -33,8 +33,9 @@ class ScriptedServer:
 
     Statements: ``begin``, ``commit``, ``rollback``, ``set NAME to 'VALUE'``, ``reset NAME``, ``discard all``,
     ``deallocate NAME``, ``fail``, ``rows COUNT SIZE``, ``late COUNT`` (rows, then an error), ``notice TEXT``,
-    ``notify TEXT``, ``copy in``, ``copy out``, nothing, and any other: one row with the statement's text, its
-    parameters and the settings that are in force.
+    ``notify TEXT``, ``copy in``, ``copy out``, ``select rows ...``, ``select fail``, ``SET TRANSACTION ...``,
+    ``SHOW transaction_isolation``, nothing, and any other: one row with the statement's text, its parameters and the
+    settings that are in force. A text in ``changed`` is taken for another one.
     """
 
     def __init__(self) -> None:
@@ -43,6 +44,8 @@ class ScriptedServer:
         self.prepared: dict[bytes, bytes] = {}
         self.portals: dict[bytes, tuple[bytes, list[bytes | None], int]] = {}
         self.log: list[tuple[int, bytes]] = []
+        self.changed: dict[bytes, bytes] = {}
+        self.isolation = b"read committed"
         self.is_closed = False
         self._before: dict[bytes, bytes] | None = None
         self._local: dict[bytes, bytes] = {}
@@ -199,7 +202,7 @@ class ScriptedServer:
         if self.status == FAILED and text.split(b" ")[0] not in (b"commit", b"rollback"):
             raise SqlError("25P02", "current transaction is aborted")
 
-    def _run(  # noqa: C901, PLR0912 - one branch per made-up statement
+    def _run(  # noqa: C901, PLR0912, PLR0915 - one branch per made-up statement
         self,
         text: bytes,
         values: list[bytes | None],
@@ -210,6 +213,9 @@ class ScriptedServer:
         portal: bytes | None = None,
     ) -> None:
         self._allow(text)
+        text = self.changed.get(text, text)
+        if text.startswith((b"select fail", b"select rows ")):
+            text = text[7:]
         word, _, rest = text.partition(b" ")
         out = self._out
         match word:
@@ -218,12 +224,16 @@ class ScriptedServer:
                 return
             case b"begin":
                 self.status, self._before = IN_TRANSACTION, dict(self.settings)
+                self.isolation = rest.removeprefix(b"isolation level ") or self.isolation
                 tag = b"BEGIN"
             case b"commit" | b"rollback":
                 tag = b"COMMIT" if word == b"commit" and self.status != FAILED else b"ROLLBACK"
                 self._end_transaction(is_kept=tag == b"COMMIT")
             case b"set" | b"SET":
                 tag = self._set(text)
+            case b"SHOW":
+                out += [wire.row_description([rest.decode()]), wire.data_row([self.isolation])]
+                tag = b"SHOW"
             case b"reset" | b"RESET":
                 self._assign(rest.strip(b'"'), b"")
                 tag = b"RESET"
@@ -266,6 +276,9 @@ class ScriptedServer:
 
     def _set(self, text: bytes) -> bytes:
         match = _SET.match(text)
+        if text.upper().startswith(b"SET TRANSACTION ISOLATION LEVEL "):
+            self.isolation = text[32:].lower()
+            return b"SET"
         if match is None:
             raise SqlError("42601", "what is set?")
         is_local, name, value = match.groups()
@@ -294,6 +307,7 @@ class ScriptedServer:
                     )
             self.settings = self._before
         self.status, self._before, self._local = IDLE, None, {}
+        self.isolation = b"read committed"
 
     def _rows(
         self, word: bytes, rest: bytes, *, describes: bool, limit: int, place: int, portal: bytes | None

@@ -85,7 +85,7 @@ class _Routes:
         return _json(body, status=200 if health.ok else 503)
 
     async def metrics(self, _request: web.Request) -> web.Response:
-        body = self._view.metrics_text().encode()
+        body = (await self._view.metrics_text()).encode()
         return web.Response(body=body, headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"})
 
     async def openapi(self, _request: web.Request) -> web.Response:
@@ -93,12 +93,12 @@ class _Routes:
 
     async def list_sessions(self, request: web.Request) -> web.Response:
         try:
-            return _json(self._view.list_sessions(_query(request)))
+            return _json(await self._view.list_sessions(_query(request)))
         except ValueError:
             raise web.HTTPBadRequest(text="cursor: found one that no page gave") from None
 
     async def find_session(self, request: web.Request) -> web.Response:
-        return _json(_present(self._view.find_session(_session_id(request))))
+        return _json(_present(await self._view.find_session(_session_id(request))))
 
     async def close_session(self, request: web.Request) -> web.Response:
         session_id = _session_id(request)
@@ -110,7 +110,7 @@ class _Routes:
         form = request.query.get("format", "json")
         if form not in {"json", "mermaid", "text"}:
             raise web.HTTPBadRequest(text="format: wanted json, mermaid or text")
-        trace = _present(self._view.trace(_session_id(request)))
+        trace = _present(await self._view.trace(_session_id(request)))
         if form == "json":
             return _json(trace)
         return web.Response(text=trace_mermaid(trace) if form == "mermaid" else trace_text(trace))

@@ -11,7 +11,7 @@ from typing import Final
 from sojourn.admin.view import Health, Kind, Page, SessionQuery, SessionRow, State, Trace, TraceEntry
 from sojourn.core.events import EventKind
 from sojourn.core.metrics import metrics_text
-from sojourn.core.registry import SessionSnapshot
+from sojourn.core.registry import Recorded, SessionSnapshot
 from sojourn.core.server import Server
 from sojourn.core.session import in_words, raised_at
 
@@ -34,7 +34,7 @@ class CoreView:
     def __init__(self, server: Server) -> None:
         self.server = server
 
-    def list_sessions(self, query: SessionQuery) -> Page:
+    async def list_sessions(self, query: SessionQuery) -> Page:
         """Return at most ``query.limit`` sessions, live ones first.
 
         Raises: ValueError if the cursor is none that an earlier page gave.
@@ -42,23 +42,24 @@ class CoreView:
         start = int(query.cursor or 0)
         if start < 0:
             raise ValueError(query.cursor)
-        rows = self.server.registry.snapshots(
-            gateway=query.gateway, state=_WANTED[query.state], search=query.search
+        found = await self.snapshots(
+            query.gateway, _WANTED[query.state], query.search, start + query.limit + 1
         )
-        page = [_row(snapshot) for snapshot in islice(rows, start, start + query.limit + 1)]
+        page = [_row(snapshot) for snapshot in found[start:]]
         more = len(page) > query.limit
         return Page(sessions=tuple(page[: query.limit]), next_cursor=str(start + query.limit) if more else "")
 
-    def find_session(self, session_id: str) -> SessionRow | None:
+    async def find_session(self, session_id: str) -> SessionRow | None:
         """Return a session, open or still remembered."""
-        snapshot = self.server.registry.find(session_id)
-        return None if snapshot is None else _row(snapshot)
+        found = await self.recorded(session_id)
+        return None if found is None else _row(found[0])
 
-    def trace(self, session_id: str) -> Trace | None:
+    async def trace(self, session_id: str) -> Trace | None:
         """Return what was recorded of a session."""
-        snapshot, entries = self.server.registry.find(session_id), self.server.registry.trace(session_id)
-        if snapshot is None or entries is None:
+        found = await self.recorded(session_id)
+        if found is None:
             return None
+        snapshot, entries = found
         return Trace(
             session=_row(snapshot),
             entries=tuple(
@@ -75,11 +76,21 @@ class CoreView:
             ),
         )
 
+    async def snapshots(self, gateway: str, state: str, search: str, count: int) -> list[SessionSnapshot]:
+        """Return the first sessions that fit; a daemon that is one of several workers asks the others too."""
+        return list(
+            islice(self.server.registry.snapshots(gateway=gateway, state=state, search=search), count)
+        )
+
+    async def recorded(self, session_id: str) -> Recorded | None:
+        """Return a session with its trace, from whichever worker has it."""
+        return self.server.registry.recorded(session_id)
+
     async def close_session(self, session_id: str) -> bool:
         """End an open session; return whether there was one."""
         return self.server.registry.close(session_id)
 
-    def metrics_text(self) -> str:
+    async def metrics_text(self) -> str:
         """Return all metrics in Prometheus' text format."""
         return metrics_text(self.server).decode()
 

@@ -86,26 +86,26 @@ class Health(msgspec.Struct, frozen=True, kw_only=True):
 class ServerView(Protocol):
     """A running server, as far as operators may look and reach.
 
-    All methods are called in the server's own loop and must not block.
+    All methods are called in the server's own loop and must not block; those that wait ask other workers, too.
     """
 
-    def list_sessions(self, query: SessionQuery) -> Page:
+    async def list_sessions(self, query: SessionQuery) -> Page:
         """Return at most ``query.limit`` sessions, newest first.
 
         Raises: ValueError if the cursor is none that an earlier page gave.
         """
 
-    def find_session(self, session_id: str) -> SessionRow | None:
+    async def find_session(self, session_id: str) -> SessionRow | None:
         """Return a session, open or still remembered."""
 
-    def trace(self, session_id: str) -> Trace | None:
+    async def trace(self, session_id: str) -> Trace | None:
         """Return what was recorded of a session."""
 
     async def close_session(self, session_id: str) -> bool:
         """End an open session with its protocol's own farewell; return whether there was one."""
 
-    def metrics_text(self) -> str:
-        """Return all metrics in Prometheus' text format."""
+    async def metrics_text(self) -> str:
+        """Return all metrics in Prometheus' text format, those of other workers among them."""
 
     def health(self) -> Health:
         """Return whether this process works at all."""

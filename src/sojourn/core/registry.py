@@ -48,6 +48,9 @@ class TraceEntry(msgspec.Struct, frozen=True):
     size_bytes: int
 
 
+Recorded = tuple[SessionSnapshot, list[TraceEntry]]
+"""A session and its trace."""
+
 _DIRECTIONS = {
     Direction.IN: "in",
     Direction.OUT: "out",
@@ -121,6 +124,11 @@ class Registry:
     def find(self, session_id: str) -> SessionSnapshot | None:
         """Return the session of this id, live or ended, or None."""
         return next((one for one in self._all("") if one.id == session_id), None)
+
+    def recorded(self, session_id: str) -> Recorded | None:
+        """Return the session of this id with what happened in it, live or ended, or None."""
+        snapshot, entries = self.find(session_id), self.trace(session_id)
+        return None if snapshot is None or entries is None else (snapshot, entries)
 
     def close(self, session_id: str) -> bool:
         """End a live session; False if there is none of this id."""

@@ -81,6 +81,7 @@ class Server:
         breaker: BreakerSettings = BreakerSettings(),
         clock: Clock = time.monotonic,
         on_reload: Callable[[], None] | None = None,
+        first_number: int = 1,
     ) -> None:
         self.clock = clock
         self.events = Events(clock)
@@ -95,7 +96,7 @@ class Server:
         self._on_reload = on_reload
         self._to_listen: list[tuple[Gateway, Sequence[ListenerSettings]]] = []
         self._tls: list[tuple[Listener, ReloadableContext]] = []
-        self._next_number = itertools.count(1).__next__
+        self._next_number = itertools.count(first_number).__next__
         self._stop_asked = asyncio.Event()
         self._abort_asked = asyncio.Event()
         self._ticker: asyncio.Task[None] | None = None

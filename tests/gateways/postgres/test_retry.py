@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec import structs
 
 from sojourn.gateways.postgres.messages import TransactionStatus
 from sojourn.gateways.postgres.retry import (
@@ -13,6 +14,7 @@ from sojourn.gateways.postgres.retry import (
     Loss,
     decide,
     loss_report,
+    replayed,
     resolved,
 )
 
@@ -122,6 +124,34 @@ BY_ROW = [
         Action.ANSWER_ROLLBACK,
         "",
         IDLE,
+    ),
+    # Opt-in, verified replay: an exception to the next row.
+    (
+        "verified_replay",
+        {"in_transaction": True, "is_replay_verifiable": True, **SENT},
+        Action.REPLAY_VERIFIED,
+        "",
+        0,
+    ),
+    (
+        "verified_replay",
+        {"in_transaction": True, "is_replay_verifiable": True},
+        Action.REPLAY_VERIFIED,
+        "",
+        0,
+    ),
+    (
+        "verified_replay",
+        {
+            **READ,
+            "in_transaction": True,
+            "is_read_only_transaction": True,
+            "statements_count": 2,
+            "is_replay_verifiable": True,
+        },
+        Action.REPLAY_VERIFIED,
+        "",
+        0,
     ),
     # Inside a transaction with data statements: 40001, then E until ROLLBACK.
     ("in_transaction", {"in_transaction": True, **SENT}, Action.FAIL_40001, "40001", FAILED),
@@ -253,6 +283,19 @@ def test_nothing_is_repeated_that_was_seen_or_may_have_written(loss):
 
 
 @given(LOSSES)
+def test_only_a_transaction_without_commit_is_run_again_and_only_where_that_is_asked_for(loss):
+    """6.8, last row: never default, nothing whose fate is not known, nothing that was seen in part."""
+    if decide(loss).action == Action.REPLAY_VERIFIED:
+        assert loss.is_replay_verifiable
+        assert loss.in_transaction
+        assert not any(
+            (loss.is_commit, loss.is_copy, loss.is_rollback, loss.is_row_forwarded, loss.is_answered)
+        )
+        otherwise = decide(structs.replace(loss, is_replay_verifiable=False))
+        assert otherwise.sqlstate == "40001"
+
+
+@given(LOSSES)
 def test_what_may_be_committed_is_never_called_uncommitted(loss):
     """40001 says that nothing was committed: not after a COMMIT, nor a write outside a transaction, was sent."""
     decision = decide(loss)
@@ -314,3 +357,13 @@ def test_a_loss_report_names_what_is_gone():
     assert warning.detail == 'Lost: temporary table "cart", 1 advisory lock.'
     closing = loss_report([], is_closing=True)
     assert (closing.sqlstate, closing.severity, closing.detail) == ("08006", "FATAL", "")
+
+
+def test_the_end_of_a_replay_is_counted_as_what_it_was():
+    """6.8: every automatic action increments a labelled counter and writes a line with its reason."""
+    assert replayed("").situation == "replay_equal"
+    given_up = replayed("the answer to request 2 of 3 is another one")
+    assert (given_up.situation, given_up.reason) == (
+        "replay_given_up",
+        "the answer to request 2 of 3 is another one",
+    )

@@ -71,10 +71,14 @@ def test_an_order_is_carried_out_by_the_others_and_their_refusal_comes_back(run,
             assert lab.gateway.paused == {"*"}
             await asking.order("resume", None)
             assert lab.gateway.paused == set()
-            await asking.order("kill_client", "1")  # its ids mean nothing here
-            with pytest.raises(Refusal) as refused:
-                await asking.order("set_setting", "default_pool_size", "many")
-            assert refused.value.sqlstate == SQLSTATE.INVALID_PARAMETER_VALUE
+            for state, order in (
+                (SQLSTATE.INVALID_PARAMETER_VALUE, ("set_setting", "default_pool_size", "many")),
+                (SQLSTATE.UNDEFINED_OBJECT, ("kill_client", "1")),
+                (SQLSTATE.FEATURE_NOT_SUPPORTED, ("__class__",)),
+            ):
+                with pytest.raises(Refusal) as refused:
+                    await asking.order(*order)
+                assert refused.value.sqlstate == state
             await lab.until((tmp_path / "ready-1").exists)
 
     run(scenario())

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from sojourn.gateways.postgres import wire
+from sojourn.gateways.postgres import journal, wire
 from sojourn.gateways.postgres.messages import Frontend, TransactionStatus
 from sojourn.gateways.postgres.replies import DROP, Expect
 from sojourn.gateways.postgres.states import Busy, Holds
@@ -18,13 +18,9 @@ from sojourn.gateways.postgres.states import Busy, Holds
 if TYPE_CHECKING:
     from sojourn.gateways.postgres.client_session import ClientSession
 
-_PLAIN_BEGIN = re.compile(
-    rb"\s*(?:begin(?:\s+(?:work|transaction))?|start\s+transaction)\b[\w\s,]*;?\s*\Z", re.IGNORECASE
-)
 _PLAIN_END = re.compile(
     rb"\s*(commit|end|rollback|abort)(?:\s+(?:work|transaction))?\s*;?\s*\Z", re.IGNORECASE
 )
-_ONLY_SETS = re.compile(rb"\s*set\s+(?:local|transaction)\b[^;]*;?\s*\Z", re.IGNORECASE)
 _ACCESS_MODE = re.compile(rb"\bread\s+(only|write)\b", re.IGNORECASE)
 
 
@@ -41,13 +37,14 @@ def opens(client: ClientSession, message: bytes, text: bytes) -> None:
         client.status == TransactionStatus.IDLE
         and server is not None
         and not server.fifo
-        and _PLAIN_BEGIN.match(text)
+        and journal.PLAIN_BEGIN.match(text)
     ):
         client.prefix = [message]
         client.has_data = False
         client.beginnings_owed = 0
         client.busy |= Busy.BEGINNING
         client.holds |= Holds.BEGINNING
+        journal.begin(client, [message], owes_opening=True)
 
 
 def goes_on(client: ClientSession, message: bytes, text: bytes) -> None:
@@ -55,7 +52,7 @@ def goes_on(client: ClientSession, message: bytes, text: bytes) -> None:
     if (
         client.prefix is not None
         and client.status == TransactionStatus.IN_TRANSACTION
-        and _ONLY_SETS.match(text)
+        and journal.ONLY_SETS.match(text)
     ):
         client.prefix.append(message)
     else:
@@ -74,12 +71,16 @@ def answers(client: ClientSession, text: bytes) -> bool:
         client.prefix = None
         client.status = TransactionStatus.IDLE
         tag = b"COMMIT" if end[1].lower() in (b"commit", b"end") else b"ROLLBACK"
-    elif client.status == TransactionStatus.IDLE and not client.is_batch_open and _PLAIN_BEGIN.match(text):
+    elif (
+        client.status == TransactionStatus.IDLE
+        and not client.is_batch_open
+        and journal.PLAIN_BEGIN.match(text)
+    ):
         client.busy |= Busy.DEFERRED
         client.prefix = [wire.query(text)]
         client.has_data = False
         client.status = TransactionStatus.IN_TRANSACTION
-        tag = b"BEGIN" if text.lstrip()[:1].lower() == b"b" else b"START TRANSACTION"
+        tag = journal.begin_tag(text)
     else:
         return False
     client.write(wire.command_complete(tag) + wire.ready_for_query(client.status))
@@ -93,4 +94,5 @@ def deferred(client: ClientSession) -> list[tuple[bytes, Expect]]:
     client.beginnings_owed = len(
         client.prefix or ()
     )  # whose ReadyForQuery do not answer what comes behind them
+    journal.begin(client, client.prefix or (), owes_opening=False)
     return [(message, Expect(Frontend.QUERY, DROP, text=message[5:-1])) for message in client.prefix or ()]

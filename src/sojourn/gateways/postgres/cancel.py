@@ -12,7 +12,7 @@ import hmac
 import secrets
 from typing import TYPE_CHECKING
 
-from sojourn.gateways.postgres import dial, lost_transaction, recovery, wire
+from sojourn.gateways.postgres import dial, lost_transaction, recovery, verified_replay, wire
 from sojourn.gateways.postgres.config import split_address
 from sojourn.gateways.postgres.messages import SQLSTATE, Refusal
 from sojourn.gateways.postgres.states import Busy
@@ -78,6 +78,10 @@ async def cancel(client: ClientSession, *, timeout_s: float) -> None:
 
     A client that waits for nothing is left alone. Failures are silent, as the protocol has no answer.
     """
+    replay = verified_replay.of(client)
+    if replay is not None:
+        replay.cancel(_CANCELED)
+        return
     if client.busy & Busy.WAITING and client.server is None:
         if not client.kept or not client.pool.forget_waiting(client):
             return  # it waits for something that cannot be cancelled: its state on a new server, a COMMIT's fate

@@ -23,6 +23,7 @@ from sojourn.gateways.postgres import (
     recovery,
     request_walk,
     statement_names,
+    verified_replay,
 )
 from sojourn.gateways.postgres.messages import SQLSTATE, Frontend, Refusal, TransactionStatus
 from sojourn.gateways.postgres.replies import Entry, Expect
@@ -35,6 +36,7 @@ from sojourn.gateways.postgres.vector import EMPTY, Vector
 
 if TYPE_CHECKING:
     from sojourn.gateways.postgres.gateway import PostgresGateway
+    from sojourn.gateways.postgres.journal import Journal
     from sojourn.gateways.postgres.pool import Pool
     from sojourn.gateways.postgres.routing import LsnFloor
     from sojourn.gateways.postgres.server_session import ServerSession
@@ -99,6 +101,7 @@ class ClientSession(Session, eq=False):
     has_left: bool = False
     seen: float = 0.0
     application: str = ""
+    journal: Journal | verified_replay.Replay | None = None
 
     # What the loop calls
 
@@ -224,6 +227,9 @@ class ClientSession(Session, eq=False):
             server.pause_reading()
         if self.needs_restore:
             recovery.restore(self, server)
+            return
+        if self.journal is not None and (replay := verified_replay.of(self)) is not None:
+            replay.attached(server)
             return
         if self.login_waiter is not None:
             if not self.login_waiter.done():
@@ -482,6 +488,8 @@ class ClientSession(Session, eq=False):
         """Let go of the server: at once where it is idle, else by closing it, so that nothing of ours stays."""
         if self.busy & Busy.WAITING or self.needs_restore:
             self.pool.forget(self)
+        if self.journal is not None:
+            self.journal.drop()
         self.busy = Busy.CLOSING
         server, self.server = self.server, None
         if server is None:

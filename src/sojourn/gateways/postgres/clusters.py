@@ -6,6 +6,7 @@ Translates between what connections report and what ``failover`` decides. Knows 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import re
 from time import monotonic
 from typing import TYPE_CHECKING, Final
@@ -20,6 +21,7 @@ from sojourn.gateways.postgres.patroni import Patroni
 from sojourn.gateways.postgres.replies import Hidden
 from sojourn.gateways.postgres.routing import ReplicaChooser
 from sojourn.gateways.postgres.states import ServerState
+from sojourn.gateways.postgres.switchover import ABANDONED, Leader
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -31,6 +33,9 @@ if TYPE_CHECKING:
     from sojourn.gateways.postgres.pool import Pool
     from sojourn.gateways.postgres.server_session import ServerSession
 
+ALONE: Final = Leader()
+AT_REST_S: Final = 6.0
+"""How long a switchover waits for the rest of an incident, which drains for 5 s at most; nobody is held meanwhile."""
 _LOOK_S = 0.005
 _NOT_NOW = re.compile(r"(57P0[123]|53300): (.*)", re.DOTALL)
 """The cause that ``server_auth.refused`` gives where a server has no place for anybody now."""
@@ -216,16 +221,57 @@ class ClusterRoom:
 
     # What operators order
 
-    async def switchover(self, name: str | None = None) -> Node:
+    async def switchover(self, name: str | None = None, leader: Leader = ALONE) -> Node:
         """Make a replica the primary while clients wait, and return it.
 
         Args:
             name: of the replica; None takes the one that has replayed most.
+            leader: leads the other workers.
         Raises: BackendUnavailable if it came to nothing.
         """
-        target = self._target(name)
-        old = self.state.primary
-        await hand_over(self.state, target, connect=self._probe, idle=lambda: self._left_by_all(old))
+        await self.at_rest()
+        await leader.at_rest(self.name)
+        target, old = self.target(name), self.state.primary
+        outcome = ""
+
+        async def idle() -> None:
+            await leader.hold(self.name, old.name if old is not None else "", target.name)
+            await leader.attend(self.left_by_all(old))
+
+        try:
+            await hand_over(self.state, target, connect=self._probe, idle=idle, decide=leader.decide)
+            await self._changed_to(target)
+            with contextlib.suppress(BackendUnavailable, TimeoutError):
+                async with asyncio.timeout(self.state.settings.buffering_timeout_s):
+                    await leader.follow()
+        except BaseException:
+            incident = self.state.incident
+            if self.state.primary is old and (incident is None or not incident.is_final):
+                outcome = ABANDONED
+            raise
+        finally:
+            leader.conclude(outcome)
+        return target
+
+    async def at_rest(self) -> None:
+        """Return when nothing is about to end by itself that would refuse a switchover, or that takes too long."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(AT_REST_S):
+                while self._is_settling:  # noqa: ASYNC110 - ends by itself
+                    await asyncio.sleep(_LOOK_S)
+
+    @property
+    def _is_settling(self) -> bool:
+        """Say whether the nodes are being asked for the first time, or an incident is as good as over."""
+        state = self.state
+        is_new = state.primary is None or not all(node.asked_at for node in state.nodes)
+        return state.state in (incidents.SWITCHING, incidents.DRAINING) or (is_new and self._is_monitored)
+
+    async def _changed_to(self, target: Node) -> None:
+        """Return when a node that was told to promote itself takes writes.
+
+        Raises: BackendUnavailable.
+        """
         limit_s = self.state.settings.buffering_timeout_s
         try:
             async with asyncio.timeout(limit_s):
@@ -237,9 +283,12 @@ class ClusterRoom:
                 limit_s,
                 f"{target.name} did not become primary in {limit_s:g} s",
             ) from error
-        return target
 
-    def _target(self, name: str | None) -> Node:
+    def target(self, name: str | None) -> Node:
+        """Return the replica of a name, or the best one, if it could take over.
+
+        Raises: BackendUnavailable.
+        """
         candidates = [node for node in self.state.readable() if name is None or node.name == name]
         if not candidates:
             known = next((node.state for node in self.state.nodes if node.name == name), "no node of it")
@@ -247,7 +296,7 @@ class ClusterRoom:
             raise BackendUnavailable(name or self.name, 0.0, cause)
         return max(candidates, key=lambda node: node.replay_lsn)
 
-    async def _left_by_all(self, old: Node | None) -> None:
+    async def left_by_all(self, old: Node | None) -> None:
         """Return when no client uses a server at ``old`` any more; each goes when its transaction has ended."""
         while True:
             pools = [pool for pool in self.pools if old is not None and old in pool.places]

@@ -200,6 +200,22 @@ class FailoverSettings(Settings, frozen=True):
             description="Learn the transaction's id before COMMIT, so that its outcome is known afterwards."
         ),
     ] = False
+    verified_replay: Annotated[
+        bool,
+        Meta(
+            description="Run a transaction whose primary died again on the next one, and go on if every answer is "
+            "the same."
+        ),
+    ] = False
+    verified_replay_bytes: Annotated[
+        Count,
+        Meta(
+            description="Requests of one transaction that are kept for that; a longer one is not run again."
+        ),
+    ] = 65_536
+    verified_replay_timeout_s: Annotated[
+        Seconds, Meta(description="From the loss of the server to the end of the replay; then 40001.")
+    ] = 30.0
     on_unrestorable: Annotated[
         Literal["warn", "close"],
         Meta(description="What a client gets whose temporary tables or advisory locks went with the server."),

@@ -17,9 +17,11 @@ from sojourn.gateways.postgres.console.shows import PARAMETERS
 from sojourn.gateways.postgres.console_view import EngineView
 from sojourn.gateways.postgres.messages import NEWEST_MINOR, SQLSTATE, Refusal
 from sojourn.gateways.postgres.states import ClientState
-from sojourn.gateways.postgres.workers_view import SHARED_ORDERS, WorkersView
+from sojourn.gateways.postgres.workers_view import WorkersView
 
 if TYPE_CHECKING:
+    import asyncio
+
     from sojourn.gateways.postgres.client_session import ClientSession
     from sojourn.gateways.postgres.gateway import PostgresGateway
     from sojourn.gateways.postgres.messages import StartupMessage
@@ -41,14 +43,16 @@ class ConsoleDoor:
 
     def __init__(self, gateway: PostgresGateway) -> None:
         self._gateway = gateway
-        self._view = EngineView(gateway)
-        view = self._view if gateway.link is None else WorkersView(gateway, gateway.link)
+        view = EngineView(gateway) if gateway.link is None else WorkersView(gateway, gateway.link)
         self._console = Console(view)
+        self._ticking: asyncio.Task[None] | None = None
         self._conversations: dict[ClientSession, Conversation] = {}
 
     def tick(self) -> None:
         """Let the console take note of the totals; for every sweep."""
-        self._console.tick(monotonic())
+        now = monotonic()
+        if self._console.is_due(now) and (self._ticking is None or self._ticking.done()):
+            self._ticking = self._gateway.server.spawn(self._console.tick(now))
 
     def enter(self, session: ClientSession, talk: StreamTalk, startup: StartupMessage) -> None:
         """Welcome a user who has proved who it is, if the settings list it.
@@ -104,11 +108,3 @@ class ConsoleDoor:
             return False
         conversation.cancel()
         return True
-
-    async def obey(self, verb: str, arguments: tuple[str | None, ...]) -> None:
-        """Carry out here what an operator ordered at another worker's console.
-
-        Raises: Refusal.
-        """
-        if verb in SHARED_ORDERS:
-            await getattr(self._view, verb)(*arguments)

@@ -10,7 +10,7 @@ import asyncio
 import os
 import signal
 from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NoReturn
 
 from sojourn import __version__
 from sojourn.core.session import Reason
@@ -21,9 +21,11 @@ from sojourn.gateways.postgres.messages import SQLSTATE, Refusal
 from sojourn.gateways.postgres.states import ClientState
 
 if TYPE_CHECKING:
+    from sojourn.gateways.postgres.clusters import ClusterRoom
     from sojourn.gateways.postgres.console import incident_rows, rows
     from sojourn.gateways.postgres.console.view import ShutdownMode
     from sojourn.gateways.postgres.gateway import PostgresGateway
+    from sojourn.gateways.postgres.nodes import Node
     from sojourn.gateways.postgres.pool import Pool
 
 LOOK_S: Final = 0.02
@@ -40,11 +42,16 @@ class EngineView:
     """
 
     version = __version__
+    is_one_of_several = False
 
     def __init__(self, gateway: PostgresGateway) -> None:
         self._gateway = gateway
 
     # Tables
+
+    async def whole(self, tables: Sequence[str]) -> tuple[EngineView, str]:  # noqa: ARG002 - it has them all
+        """Return a view whose tables are those of all workers, of which there is this one."""
+        return self, ""
 
     @property
     def is_paused(self) -> bool:
@@ -209,6 +216,14 @@ class EngineView:
             if session.number == client:
                 session.close(Reason.CLOSED)
                 return
+        self.refuse_client(client)
+
+    @staticmethod
+    def refuse_client(client: int) -> NoReturn:
+        """Say that there is no such client.
+
+        Raises: Refusal, always.
+        """
         raise Refusal(
             SQLSTATE.UNDEFINED_OBJECT, f"there is no client {client}", hint="See id in SHOW CLIENTS."
         )
@@ -235,7 +250,7 @@ class EngineView:
                 SQLSTATE.UNDEFINED_OBJECT, f'there is no cluster "{cluster}"', hint="See SHOW CLUSTERS."
             )
         try:
-            return (await room.switchover(node)).name
+            return (await self._move(room, node)).name
         except BackendUnavailable as error:
             raise Refusal(
                 SQLSTATE.OBJECT_NOT_IN_STATE,
@@ -244,10 +259,14 @@ class EngineView:
                 severity="ERROR",
             ) from error
 
-    async def audit(self, database: str | None) -> Sequence[incident_rows.AuditRow]:
+    async def _move(self, room: ClusterRoom, node: str | None) -> Node:
+        """Move the primary; raises what the cluster's own switchover raises."""
+        return await room.switchover(node)
+
+    async def audit(self, database: str | None) -> tuple[Sequence[incident_rows.AuditRow], str]:
         """Compare what is known of sessions with what their servers say; return the differences."""
         self._check(database)
-        return await audit.audit(self._pools(database))
+        return await audit.audit(self._pools(database)), ""
 
     async def shutdown(self, mode: ShutdownMode) -> None:
         """Begin to end the process and return.

@@ -286,7 +286,7 @@ class ClusterState:
     def abandon_switchover(self, why: str) -> None:
         """Go back to the old primary, which is asked first; what the target refused to do leaves a way back."""
         old = self.primary
-        if self.state != BUFFERING or old is None or not self._is_leaving(old):
+        if self.state not in (BUFFERING, GIVEN_UP) or old is None or not self._is_leaving(old):
             return
         if self.incident is not None:
             self.incident.is_final = False
@@ -294,6 +294,13 @@ class ClusterState:
         self._apply(old, nodes.RETURNED, f"switchover abandoned: {why}")
         self._want_poll(old)
         self._tell()
+
+    def forsake_switchover(self, why: str) -> None:
+        """Take that nobody leads the switchover any more: go back, but leave an ordered promotion its time."""
+        if self.state == BUFFERING and self.incident is not None and self.incident.is_final:
+            self.incident.is_final = False
+        else:
+            self.abandon_switchover(why)
 
     # How it moves
 

@@ -115,7 +115,9 @@ class PostgresGateway(Gateway):
         """Databases whose pools lend no servers, also those pools that are yet to come; ``*`` is all of them."""
         self.door = ConsoleDoor(self)
         self.access = Access(settings, {}, None, IdentMaps({}), None)
-        self._numbers = itertools.count(1)
+        self.first_number = 1 if link is None else link.place.first_number
+        """Where the numbers of what is shown to operators begin."""
+        self._numbers = itertools.count(self.first_number)
         self._by_pid: dict[tuple[Node, int], ServerSession] = {}
         self._servers: set[ServerSession] = set()
         self._nobody_left: asyncio.Event | None = None
@@ -464,7 +466,8 @@ class PostgresGateway(Gateway):
             yield "sojourn_postgres_servers_busy", labels, pool.busy_count
             yield "sojourn_postgres_transactions_total", labels, totals.transactions
             yield "sojourn_postgres_queries_total", labels, totals.queries
-        for room in self.rooms.values():
+        is_first = self.link is None or self.link.place.is_first
+        for room in self.rooms.values() if is_first else ():  # each worker sees the same, which is no sum
             for node in room.state.nodes:
                 labels = {"cluster": room.name, "node": node.name}
                 yield "sojourn_postgres_node_is_primary", labels, float(node is room.writable())

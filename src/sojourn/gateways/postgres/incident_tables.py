@@ -30,6 +30,8 @@ _ACTIONS: Final = {row.situation: row.action for row in TABLE} | {
     "resolved_aborted": "fail_40001",
     "resolved_committed": "answer_commit",
     "resolved_committed_without_result": "fail_08007",
+    "replay_equal": "replay_and_continue",
+    "replay_given_up": "fail_40001",
     "misrouted": "repeat",
     "state_lost": "warn",
 }
@@ -101,7 +103,7 @@ def failovers(gateway: PostgresGateway) -> list[FailoverRow]:
 def _failover(gateway: PostgresGateway, room: ClusterRoom, incident: Incident, state: str) -> FailoverRow:
     unix_time = gateway.server.events.unix_time
     return FailoverRow(
-        id=incident.number,
+        id=gateway.first_number - 1 + incident.number,
         cluster=room.name,
         kind="switchover" if incident.is_planned else "failover",
         state=state,

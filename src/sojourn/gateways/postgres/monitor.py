@@ -249,7 +249,12 @@ def kind_of(error: OSError | SojournError) -> str:
 
 
 async def hand_over(
-    cluster: ClusterState, target: Node, *, connect: Connect, idle: Callable[[], Awaitable[None]]
+    cluster: ClusterState,
+    target: Node,
+    *,
+    connect: Connect,
+    idle: Callable[[], Awaitable[None]],
+    decide: Callable[[], Awaitable[None]] | None = None,
 ) -> None:
     """Make a replica the primary with nobody losing anything: the planned switchover.
 
@@ -259,6 +264,7 @@ async def hand_over(
 
     Args:
         idle: returns when no transaction runs at the old primary.
+        decide: returns when nobody else who holds clients will go back to the old primary by itself.
     Raises: BackendUnavailable if it came to nothing or its end is not known; ``cluster`` shows what happened.
     """
     old = cluster.primary
@@ -267,7 +273,7 @@ async def hand_over(
     try:
         async with asyncio.timeout(limit_s):
             await idle()
-            await _promote(cluster, old or target, target, connect)
+            await _promote(cluster, old or target, target, connect, decide)
     except (OSError, SojournError) as error:
         why = _reason(error)
         # A server that answers with an error, or was never told, has not begun to promote itself.
@@ -280,7 +286,13 @@ async def hand_over(
         raise
 
 
-async def _promote(cluster: ClusterState, old: Node, target: Node, connect: Connect) -> None:
+async def _promote(
+    cluster: ClusterState,
+    old: Node,
+    target: Node,
+    connect: Connect,
+    decide: Callable[[], Awaitable[None]] | None,
+) -> None:
     """Wait until the target has replayed all of the old primary's log, and promote it."""
     probe = await connect(old)
     try:
@@ -294,6 +306,8 @@ async def _promote(cluster: ClusterState, old: Node, target: Node, connect: Conn
     try:
         while await _position(probe, "SELECT pg_catalog.pg_last_wal_replay_lsn()") < written:  # noqa: ASYNC110  it is another process's progress
             await asyncio.sleep(CATCH_UP_INTERVAL_S)
+        if decide is not None:
+            await decide()
         cluster.promotion_ordered()
         await probe.query("SELECT pg_catalog.pg_promote(false)")
     finally:

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 from sojourn.gateways.postgres import beginnings, client_routing, lexer, wire
+from sojourn.gateways.postgres.journal import Journal
 from sojourn.gateways.postgres.messages import Frontend, TransactionStatus
 from sojourn.gateways.postgres.replies import DROP, Entry, Expect
 from sojourn.gateways.postgres.retry import Loss, Request
@@ -114,6 +115,7 @@ def facts(client: ClientSession, server: ServerSession, owed: list[Request]) -> 
         is_outcome_armed=_is_armed(client, owed),
         is_copy=_is_copy(client, statements),
         is_copy_done_sent=_is_copy_done_sent(client, server, entries),
+        is_replay_verifiable=isinstance(client.journal, Journal) and client.journal.allows(server, owed),
     )
 
 

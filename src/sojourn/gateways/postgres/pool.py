@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
 from sojourn.errors import LimitExceeded, SojournError
-from sojourn.gateways.postgres import dial, fitting, lost_transaction, recovery
+from sojourn.gateways.postgres import dial, fitting, lost_transaction, recovery, verified_replay
 from sojourn.gateways.postgres.config import split_address
 from sojourn.gateways.postgres.messages import SQLSTATE, Refusal, TransactionStatus
 from sojourn.gateways.postgres.place import Place
@@ -300,6 +300,10 @@ class Pool:
         """
         if client.needs_restore and client.login_waiter is None:
             self._parted.add(client)
+        replay = verified_replay.of(client)
+        if replay is not None:
+            replay.give_up(refusal.message)
+            return
         if client.login_waiter is None and not client.kept:
             client.busy &= ~Busy.WAITING
             client.state = ClientState.READY
@@ -311,6 +315,10 @@ class Pool:
 
     def reject(self, client: ClientSession, refusal: Refusal) -> None:
         """Answer what a client waits with by an error; it stays connected."""
+        replay = verified_replay.of(client)
+        if replay is not None:
+            replay.give_up(refusal.message)
+            return
         client.busy &= ~Busy.WAITING
         client.waits_since = 0.0
         kept, client.kept = client.kept, None

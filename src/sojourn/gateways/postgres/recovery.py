@@ -9,16 +9,19 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING
 
+from msgspec.structs import replace
+
 from sojourn.gateways.postgres import (
     client_routing,
     commit_outcome,
     lost_transaction,
     owed,
+    verified_replay,
     wire,
 )
 from sojourn.gateways.postgres.messages import SQLSTATE, Frontend, Refusal, TransactionStatus
 from sojourn.gateways.postgres.replies import Entry, Expect, Hidden
-from sojourn.gateways.postgres.retry import Action, Decision, Loss, Verdict, decide, loss_report
+from sojourn.gateways.postgres.retry import Action, Decision, Loss, Request, Verdict, decide, loss_report
 from sojourn.gateways.postgres.scan import bound_statement
 from sojourn.gateways.postgres.snapshot import differences, parse_snapshot, snapshot_sql
 from sojourn.gateways.postgres.statements import about_statement
@@ -38,6 +41,7 @@ _TOGETHER = frozenset(
         Action.REBUILD_AND_SEND,
         Action.OTHER_SERVER,
         Action.REPLAY_AND_CONTINUE,
+        Action.REPLAY_VERIFIED,
         Action.REPEAT,
         Action.REBUILD_SILENTLY,
         Action.WARN_OR_CLOSE,
@@ -68,6 +72,10 @@ def server_lost(client: ClientSession, server: ServerSession, entries: tuple[Ent
     if not gateway.settings.failover.is_enabled:
         client.refuse(Refusal(SQLSTATE.CONNECTION_FAILURE, "the database server was lost"))
         return
+    replay = verified_replay.of(client)
+    if replay is not None:
+        replay.server_lost(cause)
+        return
     if server.skip and own and not (server.kept or server.drops):
         # A message too long to be held back was passed on in part, and nobody can complete it: not even by a last
         # word, which the client would take for the rest of its row.
@@ -79,29 +87,45 @@ def server_lost(client: ClientSession, server: ServerSession, entries: tuple[Ent
         wait_again(client)
         return
     requests = owed.requests(client, own)
-    loss = owed.facts(client, server, requests)
-    decision = decide(loss)
-    verdicts = [Verdict(decision, decision.then, request) for request in requests]
-    if len(requests) > 1 and decision.action not in _TOGETHER:
-        each = owed.facts_of_each(client, server, requests)
-        verdicts = [
-            Verdict(decide(one), status, request)
-            for (one, status), request in zip(each, requests, strict=True)
-        ]
-        loss, decision = each[0][0], verdicts[0].decision
-    for verdict in verdicts or [Verdict(decision, decision.then)]:
+    loss, verdicts = _judge(client, server, requests, owed.facts(client, server, requests))
+    decision = verdicts[0].decision
+    otherwise: list[Verdict] = []
+    if decision.action == Action.REPLAY_VERIFIED:
+        _, otherwise = _judge(client, server, requests, replace(loss, is_replay_verifiable=False))
+    elif client.journal is not None:
+        client.journal.drop()
+    for verdict in verdicts:
         gateway.count_loss(verdict.decision.situation)
     gateway.told_loss(client, decision)
     client.note(f"{decision.situation}: {decision.reason}")
     kept, client.kept = client.kept, None  # what waited for the answers of this server
     # The primary is there, while another replica may be as dead as this one.
     client.is_route_forced = client.route == 1 and decision.action == Action.REPEAT
-    _carry_out(client, own, loss, decision, verdicts)
+    if otherwise:
+        verified_replay.begin(client, otherwise)
+    else:
+        _carry_out(client, own, loss, decision, verdicts)
     if kept:
         client.resume_reading()
     for data in kept or ():
         if not client.ended:
             client.data_received(data)
+
+
+def _judge(
+    client: ClientSession, server: ServerSession, requests: list[Request], loss: Loss
+) -> tuple[Loss, list[Verdict]]:
+    """Decide about all requests together, or where that would not be the same about each.
+
+    Returns: the facts of the first one, and at least one verdict: where nothing is under way that is without a request.
+    """
+    decision = decide(loss)
+    if len(requests) <= 1 or decision.action in _TOGETHER:
+        return loss, [Verdict(decision, decision.then, request) for request in requests or (None,)]
+    each = owed.facts_of_each(client, server, requests)
+    return each[0][0], [
+        Verdict(decide(one), status, request) for (one, status), request in zip(each, requests, strict=True)
+    ]
 
 
 def part(client: ClientSession, server: ServerSession) -> None:
@@ -138,7 +162,7 @@ def _carry_out(
         case action if action in _TOGETHER:
             _send_again(client, own, verdicts)
         case _:
-            tell(client, verdicts or [Verdict(decision, decision.then)])
+            tell(client, verdicts)
 
 
 def tell(client: ClientSession, verdicts: list[Verdict]) -> None:

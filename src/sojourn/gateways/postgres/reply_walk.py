@@ -514,5 +514,7 @@ def _ready(server: ServerSession, status: int) -> None:
         return
     client.status = status
     client.answered(head, took_s)
+    if client.journal is not None and not (type(head) is Expect and head.action == DROP):
+        client.journal.answered(status)
     if server.client is client:
         client.settle(status)

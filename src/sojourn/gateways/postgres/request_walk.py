@@ -16,6 +16,7 @@ from sojourn.gateways.postgres import (
     beginnings,
     client_routing,
     commit_outcome,
+    journal,
     lexer,
     lost_transaction,
     statement_names,
@@ -77,6 +78,11 @@ def take(client: ClientSession, data: bytes) -> None:
         return
     if client.partial:
         data, client.partial = client.partial + data, b""
+    walk(client, data)
+
+
+def walk(client: ClientSession, data: bytes) -> None:
+    """Take bytes that begin where the last ones ended, whatever the client waits for."""
     try:
         _Walk(client, data).run()
     except Exception as error:  # noqa: BLE001 - whatever goes wrong here ends this client, nothing else
@@ -143,8 +149,11 @@ class _Walk(Passage):
         if client.discards:
             self.start = rest
             client.discards = client.skip > 0
-        elif client.request is not None:
+            return
+        if client.request is not None:
             client.request = [b""]  # a part of a message is gone by that was not kept
+        if client.journal is not None:
+            client.journal.keep_rest(self.data[:rest], is_whole=not client.skip)
 
     def _gets_server(self, kind: int, known: tuple[bytes, ...]) -> bool:
         """Have a server, or keep what is left until there is one."""
@@ -206,6 +215,8 @@ class _Walk(Passage):
                 self.replace(end, wire.copy_fail("unexpected message during COPY from stdin"))
                 return True
             self._retain(stop)
+            if client.journal is not None:
+                client.journal.keep(kind, self.data[self.pos : stop], is_whole=stop == end)
             if kind in _OF_EXTENDED:
                 if known and client.config.failover.arms_commit_outcome and not client.is_batch_open:
                     self._arm_extended(kind, known)
@@ -264,7 +275,12 @@ class _Walk(Passage):
             case Frontend.EXECUTE:
                 statement = (client.portals or {}).get(known[0])
                 text = b"" if statement is not None or client.unnamed is None else _text_of(client.unnamed)
-                fifo.append(Expect(kind, statement=statement, text=text))
+                sql = text if statement is None else statement.text
+                if journal.executes(client, server, sql):
+                    done = wire.command_complete(journal.begin_tag(sql))
+                    self.answer(end, Expect(kind, SYNTHETIC, data=done))
+                else:
+                    fifo.append(Expect(kind, statement=statement, text=text))
             case Frontend.CLOSE:
                 statement_names.close(self, end, known[0])
             case Frontend.SYNC:
@@ -347,6 +363,8 @@ class _Walk(Passage):
                 client.discards = True
             return
         client.request = [b""]  # the data are not kept, and without them nothing is sent again
+        if client.journal is not None:
+            client.journal.drop()
         client.busy |= Busy.TRACKED
         client.holds |= Holds.TRACKED
         if kind != Frontend.COPY_DATA:

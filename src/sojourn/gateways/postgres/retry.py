@@ -2,8 +2,7 @@
 
 ``decide`` takes the facts of one loss and finds the first row of ``TABLE`` that applies; the engine does what it
 says, counts it under the row's ``situation`` and logs the row's ``reason``. Knows no sockets and no clock, and does
-not find out facts. One row of the specification is not here: re-running transactions and comparing their results is
-not offered.
+not find out facts.
 Source: postgres-proxy.md section 6.8.
 """
 
@@ -30,6 +29,8 @@ class Action:
     """Send BEGIN and SET LOCAL again without showing their answers again, then what is still unanswered."""
     REPEAT: Final = "repeat"
     """Send the request again; in a transaction its BEGIN and SET LOCAL first, without showing their answers again."""
+    REPLAY_VERIFIED: Final = "replay_verified"
+    """Run the transaction again elsewhere and compare every answer; then do what :func:`replayed` says."""
     END_REQUEST: Final = "end_request"
     """Send the ReadyForQuery that is missing, and nothing else."""
     ANSWER_COMMIT: Final = "answer_commit"
@@ -99,6 +100,9 @@ class Loss(msgspec.Struct, frozen=True, kw_only=True):
     """A COPY is in flight, in either direction."""
     is_copy_done_sent: bool = False
     """CopyDone was written to the server: a COPY outside a transaction may be committed."""
+    is_replay_verifiable: bool = False
+    """The whole transaction is kept with digests of its answers, and is one that may be run again; the operator has
+    asked for that."""
 
 
 class Row(msgspec.Struct, frozen=True, kw_only=True):
@@ -306,6 +310,18 @@ TABLE: Final[tuple[Row, ...]] = (
         action=Action.ANSWER_ROLLBACK,
     ),
     Row(
+        situation="verified_replay",
+        reason="the transaction is run again: it goes on if every answer is the same",
+        applies=lambda loss: (
+            loss.is_replay_verifiable
+            and loss.in_transaction
+            and not (
+                loss.is_idle or loss.is_commit or loss.is_copy or loss.is_rollback or loss.is_row_forwarded
+            )
+        ),
+        action=Action.REPLAY_VERIFIED,
+    ),
+    Row(
         situation="in_transaction",
         reason="a transaction with data statements is lost: only the application can decide to do it again",
         applies=lambda loss: (
@@ -377,7 +393,8 @@ TABLE: Final[tuple[Row, ...]] = (
 
 The row ``failed_already`` is no loss: a second error would be taken for the next request's. The row
 ``batch_unfinished`` is a statement outside a transaction of which more is known. The row ``rollback`` is the end of
-"40001, then E until ROLLBACK" for the case that the ROLLBACK comes first.
+"40001, then E until ROLLBACK" for the case that the ROLLBACK comes first. The row ``verified_replay``, the last one
+there, is an exception to ``in_transaction`` and stands before it.
 """
 
 _FAILING: Final = frozenset({Action.FAIL_40001, Action.FAIL_08007, Action.DRAIN_COPY_AND_FAIL})
@@ -445,6 +462,22 @@ def resolved(loss: Loss, is_committed: bool | None) -> Decision:
         hint="Do not retry the statement; read the result from the database.",
         then=TransactionStatus.IDLE,
     )
+
+
+def replayed(why: str) -> Decision:
+    """Return what is counted and logged at the end of REPLAY_VERIFIED.
+
+    Args:
+        why: the transaction could not go on; empty if it does.
+    Then: where it could not, the client is told what was decided without ``is_replay_verifiable``.
+    """
+    if not why:
+        return Decision(
+            situation="replay_equal",
+            reason="the transaction was run again and every answer was the same: it goes on",
+            action=Action.REPLAY_AND_CONTINUE,
+        )
+    return Decision(situation="replay_given_up", reason=why, action=Action.FAIL_40001)
 
 
 def loss_report(lost: Sequence[str], *, is_closing: bool = False) -> Refusal:

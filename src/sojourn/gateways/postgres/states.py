@@ -37,6 +37,8 @@ class Busy:
     """BEGIN was answered by us and no server knows of it yet."""
     CLOSING = 256
     """It has left, or is told to."""
+    JOURNAL = 512
+    """Its transaction is kept, so that it can be run again."""
 
 
 class Holds:

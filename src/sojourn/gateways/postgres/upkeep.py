@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from sojourn.gateways.postgres.place import Place
     from sojourn.gateways.postgres.pool import Pool
     from sojourn.gateways.postgres.server_session import ServerSession
+    from sojourn.gateways.postgres.verified_replay import Replay
 
 
 class Upkeep:
@@ -30,6 +31,8 @@ class Upkeep:
         """When free servers were last tried."""
         self._checking: set[ServerSession] = set()
         """Servers that have not answered that yet."""
+        self.replays: set[Replay] = set()
+        """Transactions that are run again."""
 
     def forget(self, server: ServerSession) -> None:
         """Forget a server that is gone."""
@@ -37,9 +40,11 @@ class Upkeep:
         self._checking.discard(server)
 
     def sweep(self, now: float) -> None:
-        """Enforce what depends on time: ages of free servers, the queue's timeout, the minimum."""
+        """Enforce what depends on time: ages of free servers, the queue's timeout, replays, the minimum."""
         pool = self._pool
         self._end_waits(now)
+        for replay in tuple(self.replays):
+            replay.tick(now)
         for server in tuple(self._checking):
             if now - self._checked[server] > pool.settings.server_connect_timeout_s:
                 server.abort("it did not answer the check")

@@ -1,8 +1,8 @@
 """WorkerLink: one worker's tie to the others and to its supervisor.
 
 A cancel request reaches whichever worker the kernel picks; its key's first byte says whose it is, and a unix socket
-per worker takes it there. A second socket takes orders that an operator gave at another worker's console. Knows no
-client and no order; the supervisor is :mod:`.workers`.
+per worker takes it there. A second socket takes orders and questions of the other workers: a line of JSON each, a
+line of JSON for an answer. Knows no client and no order: those are :mod:`.orders`; the supervisor is :mod:`.workers`.
 Source: postgres-proxy.md section 6.2.
 """
 
@@ -11,16 +11,18 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 
 import msgspec
 
-from sojourn.errors import WireError
+from sojourn.errors import BackendUnavailable, WireError
 from sojourn.gateways.postgres import wire
-from sojourn.gateways.postgres.messages import CancelRequest, Refusal
+from sojourn.gateways.postgres.messages import SQLSTATE, CancelRequest, Refusal
+from sojourn.gateways.postgres.orders import Orders
+from sojourn.gateways.postgres.worker_numbers import first_number
 
 if TYPE_CHECKING:
     from sojourn.gateways.postgres.gateway import PostgresGateway
@@ -32,6 +34,12 @@ LOOK_S: Final = 0.05
 _WITHIN_S: Final = 10.0
 _PACKET_BYTES: Final = 300
 """A cancel request has at most 12 bytes and a key of 256."""
+ANSWER_S: Final = 2.0
+"""How long a worker may take to tell what it has; one that takes longer is left out."""
+_ANSWER_BYTES: Final = 64 << 20
+"""Longest answer: the rows of some 100,000 clients."""
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,23 +81,79 @@ class WorkerPlace:
         return self.directory / f"orders-{index}.sock"
 
     @property
+    def first_number(self) -> int:
+        """Return where the numbers of a worker's sessions and servers begin, so that no two workers have the same."""
+        return first_number(self.index)
+
+    @property
     def process_key(self) -> bytes:
         """Return the key from which all workers make up the same salts for users who are not there."""
         return (self.directory / KEY_FILE).read_bytes()
 
 
 class Order(msgspec.Struct, frozen=True):
-    """An order of an operator: a method of the console's view and its arguments."""
+    """An order or a question: a method of :class:`.orders.Orders` and its arguments."""
 
     verb: str
     arguments: tuple[str | None, ...] = ()
 
 
 class Answer(msgspec.Struct, frozen=True):
-    """What came of an order; empty where it was carried out."""
+    """What came of an order: a refusal, or what the method returned."""
 
     sqlstate: str = ""
     message: str = ""
+    value: msgspec.Raw = msgspec.Raw(b"null")
+
+
+@dataclass(slots=True)
+class Told(Generic[T]):
+    """What the other workers answered, by index, and who did not answer in time or not at all."""
+
+    answers: dict[int, T] = field(default_factory=dict)
+    silent: list[int] = field(default_factory=list)
+
+
+class Line:
+    """A connection to another worker, for orders one after the other.
+
+    Life: made by :meth:`WorkerLink.connect`. What an order holds there is let go when this ends.
+    """
+
+    def __init__(self, index: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.index = index
+        self._reader = reader
+        self._writer = writer
+
+    def tell(self, verb: str, *arguments: str | None) -> None:
+        """Give an order whose answer nobody waits for."""
+        self._writer.write(msgspec.json.encode(Order(verb, arguments)) + b"\n")
+
+    async def order(self, verb: str, *arguments: str | None) -> msgspec.Raw:
+        """Give an order and return the answer to it.
+
+        Raises: Refusal if the other worker refuses; BackendUnavailable if it is gone.
+        """
+        self.tell(verb, *arguments)
+        try:
+            line = await self._reader.readline()
+        except OSError:
+            line = b""
+        if not line.endswith(b"\n"):
+            raise BackendUnavailable(f"worker {self.index}", 0.0, f"worker {self.index} is gone")
+        answer = msgspec.json.decode(line, type=Answer)
+        if answer.sqlstate:
+            raise Refusal(answer.sqlstate, answer.message, severity="ERROR")
+        return answer.value
+
+    async def until_gone(self) -> None:
+        """Return when the other worker is gone, which has nothing to say without an order."""
+        with contextlib.suppress(OSError):
+            await self._reader.read(1)
+
+    def close(self) -> None:
+        """End the connection, when what was told is on its way."""
+        self._writer.close()
 
 
 class WorkerLink:
@@ -117,6 +181,10 @@ class WorkerLink:
         ):
             self._servers.append(await asyncio.start_unix_server(handle, path))
         gateway.server.spawn(self._look())
+        # A switchover that began before this worker could be told ends before it has its first client.
+        with contextlib.suppress(TimeoutError, Refusal):
+            async with asyncio.timeout(gateway.settings.failover.buffering_timeout_s):
+                await self.order("until_settled")
 
     async def stop(self) -> None:
         """Take no more requests."""
@@ -163,54 +231,109 @@ class WorkerLink:
     # Orders
 
     async def _obey(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Carry out one order and answer with an error or none; it ends when who gave it goes away."""
+        """Carry out the orders of one connection, one by one; they end when who gave them goes away."""
         try:
-            order = msgspec.json.decode(await reader.readline(), type=Order)
-            async with asyncio.TaskGroup() as tasks:
-                work = tasks.create_task(self._carry_out(order))
-                gone = tasks.create_task(reader.read())
-                await asyncio.wait({work, gone}, return_when=asyncio.FIRST_COMPLETED)
-                gone.cancel()
-                work.cancel()
-            if work.cancelled():
-                return
-            answer = work.result()
-            writer.write(msgspec.json.encode(answer) + b"\n")
+            async with Orders(self._gateway) as orders:
+                while line := await reader.readline():
+                    order = msgspec.json.decode(line, type=Order)
+                    answer = await _while_there(_carry_out(orders, order), reader)
+                    if answer is None:
+                        return
+                    writer.write(msgspec.json.encode(answer) + b"\n")
         except (OSError, EOFError, ValueError, msgspec.DecodeError):
             return  # another worker went away, or is none
         finally:
             writer.close()
 
-    async def _carry_out(self, order: Order) -> Answer:
+    async def connect(self, only: int | None = None) -> list[Line]:
+        """Return a connection to every other worker that is there, or to one of them.
+
+        Then: close them.
+        """
+        found: list[Line] = []
         try:
-            await self._gateway.door.obey(order.verb, order.arguments)
-        except Refusal as refusal:
-            return Answer(refusal.sqlstate, refusal.message)
-        return Answer()
+            for path in sorted(self.place.directory.glob("orders-*.sock")):
+                index = int(path.stem.rpartition("-")[2])
+                if index == self.place.index or only not in {None, index}:
+                    continue
+                with contextlib.suppress(OSError):  # one that is gone has nothing left to do
+                    found.append(Line(index, *await asyncio.open_unix_connection(path, limit=_ANSWER_BYTES)))
+        except BaseException:
+            for line in found:
+                line.close()
+            raise
+        return found
+
+    @contextlib.asynccontextmanager
+    async def lines(self, only: int | None = None) -> AsyncIterator[Sequence[Line]]:
+        """Give connections to other workers for the length of a block."""
+        found = await self.connect(only)
+        try:
+            yield found
+        finally:
+            for line in found:
+                line.close()
 
     async def order(self, verb: str, *arguments: str | None) -> None:
-        """Have every other worker carry out an order; return when all have.
+        """Have every other worker carry out an order; return when all have that are there.
 
         Raises: Refusal, the first that one of them answers with.
         """
-        mine = self.place.orders_of(self.place.index)
-        others = [path for path in sorted(mine.parent.glob("orders-*.sock")) if path != mine]
-        request = msgspec.json.encode(Order(verb, arguments)) + b"\n"
-        for answer in await asyncio.gather(*(_asked(path, request) for path in others)):
-            if answer.sqlstate:
-                raise Refusal(answer.sqlstate, answer.message, severity="ERROR")
+        async with self.lines() as lines:
+            results = await asyncio.gather(
+                *(line.order(verb, *arguments) for line in lines), return_exceptions=True
+            )
+        for error in results:
+            if isinstance(error, BaseException) and not isinstance(error, BackendUnavailable):
+                raise error
+
+    async def ask(
+        self,
+        kind: type[T],
+        verb: str,
+        *arguments: str | None,
+        only: int | None = None,
+        within_s: float = ANSWER_S,
+    ) -> Told[T]:
+        """Ask every other worker, or one of them; what they answer is read as ``kind``.
+
+        Raises: Refusal, the first that one of them answers with.
+        """
+        told: Told[T] = Told()
+
+        async def asked(line: Line) -> None:
+            try:
+                async with asyncio.timeout(within_s):
+                    value = await line.order(verb, *arguments)
+                told.answers[line.index] = msgspec.json.decode(value, type=kind)
+            except BackendUnavailable:
+                return
+            except (TimeoutError, ValueError, msgspec.DecodeError):
+                told.silent.append(line.index)
+
+        async with self.lines(only) as lines:
+            for error in await asyncio.gather(*map(asked, lines), return_exceptions=True):
+                if isinstance(error, BaseException):
+                    raise error
+        return told
 
 
-async def _asked(path: Path, request: bytes) -> Answer:
-    """Return the answer of one worker; one that is gone has nothing left to do."""
+async def _carry_out(orders: Orders, order: Order) -> Answer:
     try:
-        reader, writer = await asyncio.open_unix_connection(path)
-    except OSError:
-        return Answer()
-    try:
-        writer.write(request)
-        return msgspec.json.decode(await reader.readline() or b"{}", type=Answer)
-    except OSError:
-        return Answer()
-    finally:
-        writer.close()
+        value = await orders.carry_out(order.verb, order.arguments)
+    except Refusal as refusal:
+        return Answer(refusal.sqlstate, refusal.message)
+    except BackendUnavailable as error:
+        return Answer(SQLSTATE.OBJECT_NOT_IN_STATE, error.cause)
+    return Answer(value=msgspec.Raw(msgspec.json.encode(value)))
+
+
+async def _while_there(work: Coroutine[Any, Any, Answer], reader: asyncio.StreamReader) -> Answer | None:
+    """Return what comes of ``work``; None, and it is cancelled, if the other side goes away meanwhile."""
+    async with asyncio.TaskGroup() as tasks:
+        task = tasks.create_task(work)
+        gone = tasks.create_task(reader.read(1))  # who waits for an answer says nothing
+        await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
+        gone.cancel()
+        task.cancel()
+    return None if task.cancelled() else task.result()

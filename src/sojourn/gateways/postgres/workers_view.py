@@ -1,37 +1,72 @@
-"""WorkersView: the console of one worker among several, whose orders all of them carry out.
+"""WorkersView: the console of one worker among several, who are to operators as one.
 
-Tables show this worker alone: the others' pools and clients are in their own. ``KILL_CLIENT``, ``AUDIT`` and
-``SWITCHOVER`` are this worker's too; its ids mean nothing elsewhere.
+Orders are carried out by all workers, or by the one that has the client; tables are those of all together. A worker
+that does not answer in time is left out, and named.
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
+from sojourn.gateways.postgres import worker_tables
+from sojourn.gateways.postgres.console.incident_rows import AuditRow
+from sojourn.gateways.postgres.console.rows import Value
 from sojourn.gateways.postgres.console_view import EngineView
 from sojourn.gateways.postgres.messages import SQLSTATE, Refusal
+from sojourn.gateways.postgres.switchover import Leader
+from sojourn.gateways.postgres.worker_numbers import worker_of
 
 if TYPE_CHECKING:
+    from sojourn.gateways.postgres.clusters import ClusterRoom
+    from sojourn.gateways.postgres.console.rows import Row
     from sojourn.gateways.postgres.console.view import ShutdownMode
     from sojourn.gateways.postgres.gateway import PostgresGateway
+    from sojourn.gateways.postgres.nodes import Node
     from sojourn.gateways.postgres.worker_link import WorkerLink
 
-SHARED_ORDERS: Final = frozenset(
-    {"pause", "resume", "disable", "enable", "reconnect", "kill", "wait_close", "set_setting"}
-)
-"""Methods that every worker carries out."""
+AUDIT_S: Final = 10.0
+"""How long a worker may take for an audit, which asks all of its servers."""
 
 
 class WorkersView(EngineView):
-    """The engine of this worker, and a way to order the others.
+    """The engine of this worker, and a way to ask and order the others.
 
     Life: as :class:`EngineView`. A worker that starts later knows nothing of orders that were given before.
     """
 
+    is_one_of_several = True
+
     def __init__(self, gateway: PostgresGateway, link: WorkerLink) -> None:
         super().__init__(gateway)
         self._link = link
+
+    # Tables
+
+    async def whole(self, tables: Sequence[str]) -> tuple[EngineView, str]:
+        """Return a view with these tables of all workers, and who is missing."""
+        if not tables:
+            return self, ""
+        told = await self._link.ask(dict[str, list[tuple[Value, ...]]], "rows", *tables)
+        found: dict[str, list[Row]] = {}
+        for table in tables:
+            parts = [[worker_tables.plain(row) for row in getattr(self, table)()]]
+            parts += [worker_tables.read(table, answer.get(table, ())) for answer in told.answers.values()]
+            found[table] = worker_tables.merged(table, parts)
+        worker_tables.count_once(found)
+        return _Whole(self._gateway, found), _missing(told.silent)
+
+    async def audit(self, database: str | None) -> tuple[Sequence[AuditRow], str]:
+        """Compare what is known of sessions with what their servers say, at every worker."""
+        (rows, _), told = await asyncio.gather(
+            super().audit(database),
+            self._link.ask(list[tuple[Value, ...]], "audit", database, within_s=AUDIT_S),
+        )
+        theirs = [AuditRow(*values) for answer in told.answers.values() for values in answer]  # type: ignore[arg-type]  # as they were sent
+        return [*rows, *theirs], _missing(told.silent)
+
+    # Orders
 
     async def _everywhere(self, verb: str, *arguments: str | None) -> None:
         """Carry out an order here and at the others, side by side.
@@ -78,6 +113,25 @@ class WorkersView(EngineView):
         """Change a setting until the next reload."""
         await self._everywhere("set_setting", key, value)
 
+    async def kill_client(self, client: int) -> None:
+        """Drop one client, at the worker that has it.
+
+        Raises: Refusal if there is none.
+        """
+        index = worker_of(client)
+        if index == self._link.place.index:
+            await super().kill_client(client)
+            return
+        told = await self._link.ask(bool, "kill_client", str(client), only=index)
+        if told.silent:
+            raise Refusal(SQLSTATE.CONNECTION_FAILURE, _missing(told.silent), severity="ERROR")
+        if not told.answers:
+            self.refuse_client(client)
+
+    async def _move(self, room: ClusterRoom, node: str | None) -> Node:
+        """Move the primary while every worker holds its clients."""
+        return await room.switchover(node, Leader(self._link))
+
     async def shutdown(self, mode: ShutdownMode) -> None:
         """Begin to end all workers: the supervisor ends the others when this one has ended.
 
@@ -91,3 +145,25 @@ class WorkersView(EngineView):
                 severity="ERROR",
             )
         await super().shutdown(mode)
+
+
+class _Whole(EngineView):
+    """The engine with some tables of all workers.
+
+    Life: of one command. Always true: a table that was gathered answers with what was gathered.
+    """
+
+    is_one_of_several = True
+
+    def __init__(self, gateway: PostgresGateway, tables: dict[str, list[Row]]) -> None:
+        super().__init__(gateway)
+        for name, rows in tables.items():
+            setattr(self, name, rows.copy)
+
+
+def _missing(silent: Sequence[int]) -> str:
+    """Say who did not answer; nothing if all did."""
+    if not silent:
+        return ""
+    names = ", ".join(f"worker {index}" for index in sorted(silent))
+    return f"no answer in time, and nothing of it here: {names}"

@@ -23,10 +23,16 @@ from sojourn.gateways.postgres.console.commands import (
     refuse,
 )
 from sojourn.gateways.postgres.console.incident_rows import AuditRow
-from sojourn.gateways.postgres.console.results import Result, failure, table
+from sojourn.gateways.postgres.console.results import Result, failure, table, with_notice
 from sojourn.gateways.postgres.console.rows import Column, Value, columns_of
 from sojourn.gateways.postgres.console.selects import select
-from sojourn.gateways.postgres.console.shows import DRIVER_SETTINGS, columns, show, version_text
+from sojourn.gateways.postgres.console.shows import (
+    DRIVER_SETTINGS,
+    columns,
+    needed_tables,
+    show,
+    version_text,
+)
 from sojourn.gateways.postgres.console.view import ConsoleView, ShutdownMode
 from sojourn.gateways.postgres.messages import SQLSTATE
 
@@ -78,10 +84,14 @@ class Console:
             "SUSPEND": self._suspend,
         }
 
-    def tick(self, now: float) -> None:
-        """Take note of the totals when a minute of averages is over; cheap, for every sweep."""
-        if self._averages.is_due(now):
-            self._averages.tick(now, self._view.stats())
+    def is_due(self, now: float) -> bool:
+        """Say whether a minute of averages is over; cheap, for every sweep."""
+        return self._averages.is_due(now)
+
+    async def tick(self, now: float) -> None:
+        """Take note of the totals when a minute of averages is over."""
+        view, _ = await self._view.whole(("stats",))
+        self._averages.tick(now, view.stats())
 
     async def execute(
         self, sql: bytes, is_admin: bool, after: Callable[[Command], None] | None = None
@@ -138,7 +148,8 @@ class Console:
     async def _statement(self, command: Command, is_admin: bool) -> Result:
         match command.verb:
             case "SHOW":
-                return show(command, self._view, self._averages)
+                view, missing = await self._view.whole(needed_tables(command))
+                return with_notice(show(command, view, self._averages), missing)
             case "SELECT":
                 return select(command, self._functions())
             case "SET":
@@ -225,7 +236,8 @@ class Console:
         return Result("SWITCHOVER", notice=notice)
 
     async def _audit(self, command: Command) -> Result:
-        return table(AuditRow, await self._view.audit(optional_name(command)), "AUDIT")
+        rows, missing = await self._view.audit(optional_name(command))
+        return with_notice(table(AuditRow, rows, "AUDIT"), missing)
 
     async def _shutdown(self, command: Command) -> Result:
         word = " ".join(command.keywords)

@@ -52,6 +52,13 @@ def table(row_type: type[Row], rows: Sequence[Row], tag: str = "SHOW") -> Result
     return Result(tag, columns_of(row_type), [row.values() for row in rows])
 
 
+def with_notice(result: Result, text: str) -> Result:
+    """Return a result with a notice before it; without one where there is nothing to say."""
+    if not text:
+        return result
+    return msgspec.structs.replace(result, notice=wire.notice_response("01000", text, severity="NOTICE"))
+
+
 def row_description(columns: Sequence[Column], formats: Sequence[int] = ()) -> bytes:
     """Describe columns; ``formats`` as in Bind: none is text, one is for all."""
     parts = [_I16.pack(len(columns))]

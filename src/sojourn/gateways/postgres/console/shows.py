@@ -18,6 +18,7 @@ from sojourn.gateways.postgres.console.commands import MARK, Command, refuse
 from sojourn.gateways.postgres.console.results import Result, table
 from sojourn.gateways.postgres.console.view import ConsoleView
 from sojourn.gateways.postgres.messages import SQLSTATE
+from sojourn.gateways.postgres.worker_numbers import worker_of
 
 COMPATIBLE_VERSION: Final = "1.25.0"
 """The PgBouncer whose console this one can stand in for."""
@@ -97,10 +98,11 @@ HELP: Final = """
 
 
 class Table(NamedTuple):
-    """One thing to show: the class of its rows, and how to get them."""
+    """One thing to show: the class of its rows, how to get them, and from which tables of the view."""
 
     row_type: type[rows.Row]
     rows: Callable[[ConsoleView, Averages], Sequence[rows.Row]]
+    needs: tuple[str, ...] = ()
 
 
 def _nothing(_view: ConsoleView, _averages: Averages) -> Sequence[rows.Row]:
@@ -136,37 +138,43 @@ def version_text(view: ConsoleView) -> str:
     return f"PgBouncer {COMPATIBLE_VERSION} compatible console of Sojourn {view.version}"
 
 
+_CONNECTIONS: Final = ("clients", "servers")
+
 TABLES: Final[dict[str, Table]] = {
-    "POOLS": Table(rows.PoolRow, lambda view, _: view.pools()),
-    "CLIENTS": Table(rows.ClientRow, lambda view, _: view.clients()),
-    "SERVERS": Table(rows.ServerRow, lambda view, _: view.servers()),
-    "SOCKETS": Table(rows.SocketRow, lambda view, _: _sockets(view)),
+    "POOLS": Table(rows.PoolRow, lambda view, _: view.pools(), ("pools",)),
+    "CLIENTS": Table(rows.ClientRow, lambda view, _: view.clients(), ("clients",)),
+    "SERVERS": Table(rows.ServerRow, lambda view, _: view.servers(), ("servers",)),
+    "SOCKETS": Table(rows.SocketRow, lambda view, _: _sockets(view), _CONNECTIONS),
     "ACTIVE_SOCKETS": Table(
-        rows.SocketRow, lambda view, _: [row for row in _sockets(view) if row.state[3:] == "active"]
+        rows.SocketRow,
+        lambda view, _: [row for row in _sockets(view) if row.state[3:] == "active"],
+        _CONNECTIONS,
     ),
-    "DATABASES": Table(rows.DatabaseRow, lambda view, _: view.databases()),
-    "USERS": Table(rows.UserRow, lambda view, _: view.users()),
-    "STATS": Table(rows.StatsRow, lambda view, averages: averages.stats(view.stats())),
-    "STATS_TOTALS": Table(rows.TotalsRow, lambda view, _: view.stats()),
+    "DATABASES": Table(rows.DatabaseRow, lambda view, _: view.databases(), ("databases",)),
+    "USERS": Table(rows.UserRow, lambda view, _: view.users(), ("users",)),
+    "STATS": Table(rows.StatsRow, lambda view, averages: averages.stats(view.stats()), ("stats",)),
+    "STATS_TOTALS": Table(rows.TotalsRow, lambda view, _: view.stats(), ("stats",)),
     "STATS_AVERAGES": Table(
-        rows.TotalsRow, lambda view, averages: [averages.of(row.database) for row in view.stats()]
+        rows.TotalsRow,
+        lambda view, averages: [averages.of(row.database) for row in view.stats()],
+        ("stats",),
     ),
-    "TOTALS": Table(rows.SumRow, lambda view, averages: averages.sums(view.stats())),
+    "TOTALS": Table(rows.SumRow, lambda view, averages: averages.sums(view.stats()), ("stats",)),
     "CONFIG": Table(rows.ConfigRow, lambda view, _: view.config()),
-    "LISTS": Table(rows.ListRow, _lists),
-    "MEM": Table(rows.MemoryRow, lambda view, _: view.memory()),
+    "LISTS": Table(rows.ListRow, _lists, ("lists", "databases", "users", "pools")),
+    "MEM": Table(rows.MemoryRow, lambda view, _: view.memory(), ("memory",)),
     "DNS_HOSTS": Table(rows.DnsHostRow, _nothing),
     "DNS_ZONES": Table(rows.DnsZoneRow, _nothing),
     "PEERS": Table(rows.PeerRow, _nothing),
     "PEER_POOLS": Table(rows.PeerPoolRow, _nothing),
     "STATE": Table(rows.StateRow, _state),
     "VERSION": Table(rows.VersionRow, _version),
-    "NODES": Table(incident_rows.NodeRow, lambda view, _: view.nodes()),
-    "CLUSTERS": Table(incident_rows.ClusterRow, lambda view, _: view.clusters()),
-    "FAILOVERS": Table(incident_rows.FailoverRow, lambda view, _: view.failovers()),
-    "LOSSES": Table(incident_rows.LossRow, lambda view, _: view.losses()),
-    "STATEMENTS": Table(incident_rows.StatementRow, lambda view, _: view.statements()),
-    "PREPARED": Table(incident_rows.PreparedRow, lambda view, _: view.prepared()),
+    "NODES": Table(incident_rows.NodeRow, lambda view, _: view.nodes(), ("nodes",)),
+    "CLUSTERS": Table(incident_rows.ClusterRow, lambda view, _: view.clusters(), ("clusters",)),
+    "FAILOVERS": Table(incident_rows.FailoverRow, lambda view, _: view.failovers(), ("failovers",)),
+    "LOSSES": Table(incident_rows.LossRow, lambda view, _: view.losses(), ("losses",)),
+    "STATEMENTS": Table(incident_rows.StatementRow, lambda view, _: view.statements(), ("statements",)),
+    "PREPARED": Table(incident_rows.PreparedRow, lambda view, _: view.prepared(), ("prepared",)),
 }
 
 
@@ -186,8 +194,11 @@ def show(command: Command, view: ConsoleView, averages: Averages) -> Result:
             hint="For a restart without interruption start the new process, then SHUTDOWN WAIT_FOR_CLIENTS here.",
         )
     if name in TABLES:
-        row_type, find = TABLES[name]
-        return table(row_type, find(view, averages))
+        row_type, find, _ = TABLES[name]
+        found = find(view, averages)
+        if not _has_worker(row_type, view):
+            return table(row_type, found)
+        return Result("SHOW", _columns(row_type, view), [(*row.values(), _worker(row)) for row in found])
     return _setting(name.lower(), view)
 
 
@@ -198,8 +209,32 @@ def columns(command: Command, view: ConsoleView, averages: Averages) -> tuple[ro
     """
     name = _subject(command)
     if name in TABLES:
-        return rows.columns_of(TABLES[name].row_type)
+        return _columns(TABLES[name].row_type, view)
     return show(command, view, averages).columns
+
+
+def needed_tables(command: Command) -> tuple[str, ...]:
+    """Return the tables of the view that one SHOW is made of; none for what is no table.
+
+    Raises: Refusal for what is not understood.
+    """
+    found = TABLES.get(_subject(command))
+    return () if found is None else found.needs
+
+
+def _has_worker(row_type: type[rows.Row], view: ConsoleView) -> bool:
+    return view.is_one_of_several and "id" in row_type.__struct_fields__
+
+
+def _columns(row_type: type[rows.Row], view: ConsoleView) -> tuple[rows.Column, ...]:
+    """Return the columns of a table; several workers have one more, the last, so that others stay where they are."""
+    columns = rows.columns_of(row_type)
+    return (*columns, rows.Column("worker", rows.INT8_OID)) if _has_worker(row_type, view) else columns
+
+
+def _worker(row: rows.Row) -> int:
+    number: int = getattr(row, "id")  # noqa: B009 - not every row has one
+    return worker_of(number)
 
 
 def _subject(command: Command) -> str:

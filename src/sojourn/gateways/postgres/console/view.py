@@ -48,6 +48,13 @@ class ConsoleView(Protocol):
     def is_paused(self) -> bool:
         """Say whether all databases are paused."""
 
+    @property
+    def is_one_of_several(self) -> bool:
+        """Say whether other processes serve the same address; what has an ``id`` is shown with its worker then."""
+
+    async def whole(self, tables: Sequence[str]) -> tuple[ConsoleView, str]:
+        """Return a view in which these tables, named as its methods, are those of all workers, and who is missing."""
+
     def pools(self) -> Sequence[PoolRow]:
         """Return the pools."""
 
@@ -126,8 +133,8 @@ class ConsoleView(Protocol):
     async def switchover(self, cluster: str, node: str | None) -> str:
         """Move the primary to ``node``, or to the replica that is furthest; return the new primary's name."""
 
-    async def audit(self, database: str | None) -> Sequence[AuditRow]:
-        """Compare what is known of sessions with what their servers say; return the differences."""
+    async def audit(self, database: str | None) -> tuple[Sequence[AuditRow], str]:
+        """Compare what is known of sessions with what their servers say; return the differences, and who is missing."""
 
     async def shutdown(self, mode: ShutdownMode) -> None:
         """Begin to end the process and return; the answer still has to be sent."""
