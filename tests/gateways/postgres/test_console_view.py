@@ -435,6 +435,7 @@ def test_the_setting_audit_compares_after_every_change_of_a_session(mode, run):
                 await client.execute("SET work_mem = '6MB'")
                 (shown,) = await (await client.execute("SHOW work_mem")).fetchone()
                 assert shown == "6MB"
+                await client.execute("SELECT 1")  # behind whatever SHOW has led to, which is nothing
                 lab.server.events.flush()
                 assert [one["difference"] for one in differences] == [
                     "channel unseen: on the server, but not tracked"

@@ -392,6 +392,8 @@ class ClientSession(Session, eq=False):
             self._note(tag, text)
 
     def _note(self, tag: bytes, text: bytes) -> None:
+        if tag == b"SHOW":
+            return  # it changes nothing
         if tag in (b"SET", b"RESET", b"DISCARD ALL") and client_routing.completed(self, tag, text):
             return
         self.holding.completed(tag, text)
