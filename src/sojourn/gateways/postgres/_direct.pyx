@@ -30,7 +30,8 @@ cdef class Writer:
         self.is_closing = is_closing
         self.queue = queue
 
-    def __call__(self, bytes data not None):
+    def write(self, bytes data not None):
+        """Write, or let the transport do it; called as a bound method, which needs no tuple of arguments."""
         cdef Py_ssize_t size = len(data)
         cdef ssize_t sent
         if self.waiting_bytes() or self.is_closing():

@@ -112,6 +112,7 @@ class ClientSession(Session, eq=False):
             return
         code = classify(data)
         server = self.server
+        is_first = server is None
         if code == SIMPLE:
             self.unnamed = None
             if server is None:
@@ -151,7 +152,9 @@ class ClientSession(Session, eq=False):
             return
         fifo = server.fifo
         if not fifo:
-            server.began = monotonic()
+            server.began = (
+                server.attached if is_first else monotonic()
+            )  # a look at the clock costs 70 ns here
             server.sent = 0
         server.bytes_in += len(data)
         fifo.append(data)

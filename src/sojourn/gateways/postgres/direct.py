@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Callable
+from typing import Any
 
 COMPILED_WRITER: Callable[..., Callable[[bytes], None]] | None
 """The twin of :func:`pure_writer`; None in a build without a compiler."""
@@ -20,7 +21,12 @@ try:
 except ImportError:
     COMPILED_WRITER = None
 else:
-    COMPILED_WRITER = _direct.Writer
+
+    def _compiled_writer(*parts: Any) -> Callable[[bytes], None]:
+        write: Callable[[bytes], None] = _direct.Writer(*parts).write
+        return write
+
+    COMPILED_WRITER = _compiled_writer
 
 
 def writer_of(transport: asyncio.Transport) -> Callable[[bytes], None]:

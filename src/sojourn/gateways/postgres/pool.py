@@ -119,8 +119,8 @@ class Pool:
                 server = servers.pop()
                 server.client = client
                 client.server = server
-                server.state = ServerState.QUERY
-                server.attached = server.began = monotonic()
+                server.state = "query"
+                server.attached = monotonic()
                 server.last_pid = client.pid
                 if server.reported is not client.reported:
                     client.sees(server.reported)
