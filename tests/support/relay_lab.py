@@ -16,6 +16,7 @@ from scripted_server import ScriptedServer
 
 from sojourn.core.connection import Connection
 from sojourn.core.peer import Peer
+from sojourn.gateways.postgres import wire
 from sojourn.gateways.postgres.auth import Credentials
 from sojourn.gateways.postgres.client_session import ClientSession
 from sojourn.gateways.postgres.config import (
@@ -384,3 +385,21 @@ def fresh(lab: RelayLab) -> Iterator[LabClient]:
     finally:
         lab.end()
         lab.clients = others
+
+
+def story_of(data: bytes) -> list[str]:
+    """Return what a client was sent, a word a message: the SQLSTATE, the tag, the status, or the type."""
+    words = []
+    messages, rest = wire.split(data)
+    assert rest == b""
+    for kind, body in messages:
+        match chr(kind):
+            case "E" | "N":
+                words.append(wire.error_fields(body)["C"])
+            case "C":
+                words.append(body[:-1].decode())
+            case "Z":
+                words.append(body.decode())
+            case other:
+                words.append(other)
+    return words

@@ -12,7 +12,7 @@ from time import monotonic
 import pytest
 from msgspec.structs import replace
 from relay_conversations import bound, unnamed
-from relay_lab import LabClient, relay_lab
+from relay_lab import LabClient, relay_lab, story_of
 
 from sojourn.gateways.postgres import cancel, wire
 from sojourn.gateways.postgres.outcome import ArmedCommit
@@ -31,24 +31,6 @@ def in_lab(check, mode: str = "transaction", **options) -> None:
             assert lab.endings == []
 
     asyncio.run(body())
-
-
-def story_of(data: bytes) -> list[str]:
-    """Return what a client was sent, a word a message: the SQLSTATE, the tag, the status, or the type."""
-    words = []
-    messages, rest = wire.split(data)
-    assert rest == b""
-    for kind, body in messages:
-        match chr(kind):
-            case "E" | "N":
-                words.append(wire.error_fields(body)["C"])
-            case "C":
-                words.append(body[:-1].decode())
-            case "Z":
-                words.append(body.decode())
-            case other:
-                words.append(other)
-    return words
 
 
 def begun(client: LabClient, *statements: str) -> None:

@@ -12,7 +12,7 @@ from time import monotonic
 import pytest
 from msgspec.structs import replace
 from relay_conversations import CONVERSATIONS, bound, unnamed
-from relay_lab import Cutter, LabClient, RelayLab, relay_lab
+from relay_lab import Cutter, LabClient, RelayLab, relay_lab, story_of
 
 from sojourn.gateways.postgres import cancel, wire
 from sojourn.gateways.postgres.config import FailoverSettings
@@ -26,24 +26,6 @@ MODES = ("session", "transaction")
 ROW = ["T", "D", "SELECT 1", "T"]
 LOST = ["40001", "E"]
 RAISE = b"SET TRANSACTION ISOLATION LEVEL REPEATABLE READ"
-
-
-def story_of(data: bytes) -> list[str]:
-    """Return what a client was sent, a word a message: the SQLSTATE, the tag, the status, or the type."""
-    words = []
-    messages, rest = wire.split(data)
-    assert rest == b""
-    for kind, body in messages:
-        match chr(kind):
-            case "E" | "N":
-                words.append(wire.error_fields(body)["C"])
-            case "C":
-                words.append(body[:-1].decode())
-            case "Z":
-                words.append(body.decode())
-            case other:
-                words.append(other)
-    return words
 
 
 class Story:
