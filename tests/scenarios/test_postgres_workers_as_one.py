@@ -143,6 +143,17 @@ cluster = "main"
         yield gateway
 
 
+@contextlib.asynccontextmanager
+async def two_workers(folder, **failover):
+    """Run a cluster and a daemon with two workers before it; what is put on the stack ends before both."""
+    async with (
+        running_failover_lab() as lab,
+        gateway_before(lab, folder, **failover) as gateway,
+        contextlib.AsyncExitStack() as stack,
+    ):
+        yield lab, gateway, stack
+
+
 async def rows(operator, command):
     """Return what a command at the console answers, as mappings."""
     cursor = await operator.execute(command)
@@ -202,11 +213,7 @@ def test_a_switchover_that_one_worker_cannot_hold_for_is_none_at_any(run, tmp_pa
     """A transaction that does not end, whichever worker has it, makes the order fail, and all go on as they were."""
 
     async def scenario():
-        async with (
-            running_failover_lab() as lab,
-            gateway_before(lab, tmp_path, buffering_timeout_s=1.0) as gateway,
-            contextlib.AsyncExitStack() as stack,
-        ):
+        async with two_workers(tmp_path, buffering_timeout_s=1.0) as (lab, gateway, stack):
             clients = await connect_to_both(gateway, stack)
             operator = await stack.enter_async_context(await gateway.operator())
             for index in (0, 1):
@@ -234,11 +241,7 @@ def test_a_worker_that_dies_in_a_switchover_leaves_nobody_held(run, tmp_path, is
     """An order ends with who gave it, and comes to nothing with one who is to carry it out: the other goes on."""
 
     async def scenario():
-        async with (
-            running_failover_lab() as lab,
-            gateway_before(lab, tmp_path) as gateway,
-            contextlib.AsyncExitStack() as stack,
-        ):
+        async with two_workers(tmp_path) as (lab, gateway, stack):
             clients = await connect_to_both(gateway, stack)
             operator = await gateway.operator()
             leader = gateway.index_of(operator)
@@ -271,11 +274,7 @@ def test_tables_are_those_of_all_workers_and_ids_find_theirs(run, tmp_path):
     """SHOW sums what is of a database and user, and lists connections with their worker; KILL_CLIENT reaches any."""
 
     async def scenario():
-        async with (
-            running_failover_lab() as lab,
-            gateway_before(lab, tmp_path) as gateway,
-            contextlib.AsyncExitStack() as stack,
-        ):
+        async with two_workers(tmp_path) as (_, gateway, stack):
             clients = await connect_to_both(gateway, stack)
             operator = await stack.enter_async_context(await gateway.operator())
             for client in clients:
@@ -315,11 +314,7 @@ def test_sessions_of_every_worker_can_be_listed_traced_and_closed(run, tmp_path)
     """Operators speak to the first worker only, and mean all of them; a session's id tells whose it is."""
 
     async def scenario():
-        async with (
-            running_failover_lab() as lab,
-            gateway_before(lab, tmp_path) as gateway,
-            contextlib.AsyncExitStack() as stack,
-        ):
+        async with two_workers(tmp_path) as (_, gateway, stack):
             clients = await connect_to_both(gateway, stack)
 
             async def sojourn(*arguments):
@@ -368,11 +363,7 @@ def test_a_worker_that_does_not_answer_is_named_and_left_out(run, tmp_path):
     """A table comes within the deadline, with a NOTICE; metrics say how many answered, and counters stay."""
 
     async def scenario():
-        async with (
-            running_failover_lab() as lab,
-            gateway_before(lab, tmp_path) as gateway,
-            contextlib.AsyncExitStack() as stack,
-        ):
+        async with two_workers(tmp_path) as (_, gateway, stack):
             clients = await connect_to_both(gateway, stack)
             for client in clients:
                 await client.execute("SELECT 1")
@@ -404,11 +395,7 @@ def test_one_scrape_tells_of_all_workers_and_no_counter_goes_back(run, tmp_path)
     """Sums are those of all; what a worker counted that is gone stays; figures of processes have their worker."""
 
     async def scenario():
-        async with (
-            running_failover_lab() as lab,
-            gateway_before(lab, tmp_path) as gateway,
-            contextlib.AsyncExitStack() as stack,
-        ):
+        async with two_workers(tmp_path) as (_, gateway, stack):
             labels = (("database", "postgres"), ("user", "postgres"))
             clients = await connect_to_both(gateway, stack)
             for client in clients:

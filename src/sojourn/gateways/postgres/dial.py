@@ -151,7 +151,7 @@ async def log_in(
 
 
 def in_words(error: BaseException) -> str:
-    """Return for the log why a node could not be used; texts of unknown errors may hold anything."""
+    """Return for the log why a node or the system refused; texts of unknown errors may hold anything."""
     if isinstance(error, ssl.SSLError):
         why = getattr(error, "verify_message", "")
         reason = (error.reason or "TLS failed").lower().replace("_", " ")

@@ -19,6 +19,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Final
 
 from sojourn.core.events import EventKind
+from sojourn.gateways.postgres import dial
 from sojourn.gateways.postgres.worker_link import KEY_FILE, LOOK_S, VARIABLE, WorkerPlace
 
 if TYPE_CHECKING:
@@ -208,7 +209,7 @@ class Supervisor:
                 return await self._start(slot)
             except OSError as error:  # no memory or process left, or the program is just being replaced
                 self._failures[slot] = self._failures.get(slot, 0) + 1
-                self._tell_failed(slot, _in_words(error))
+                self._tell_failed(slot, dial.in_words(error))
 
     async def _pause(self, slot: int) -> None:
         """Wait the longer the more often a slot's workers have failed soon after their start, or at it."""
@@ -248,7 +249,7 @@ class Supervisor:
             try:
                 new = await self._spawn(slot)
             except OSError as error:
-                self._tell_failed(slot, _in_words(error))
+                self._tell_failed(slot, dial.in_words(error))
                 return False
         if not await self._is_ready(new):
             self._tell_failed(slot, "it does not listen")
@@ -269,7 +270,3 @@ class Supervisor:
 def worker_environment(environ: Mapping[str, str] = os.environ) -> dict[str, str]:
     """Return the environment of workers: ours, without a place of our own."""
     return {name: value for name, value in environ.items() if name != VARIABLE}
-
-
-def _in_words(error: OSError) -> str:
-    return error.strerror or type(error).__name__
