@@ -359,3 +359,28 @@ def test_counters_are_the_sum_of_what_is_and_was(run):
             wires[1].close()
 
     run(main())
+
+
+def test_a_session_may_begin_without_a_connection(run):
+    """``open_detached``: it is seen, carried by connections that come, outlives them, and ends once."""
+
+    async def main():
+        async with running(lab(shout, session_key=lambda _packet: 9)) as server:
+            session = server.manager.open_detached("s1")
+            assert [one.id for one in server.registry.snapshots(state="live")] == [session.id]
+            assert str(session.connection.peer) == "-"
+            wire = memory(server)
+            await until(lambda: server.manager.connections)
+            (connection,) = server.manager.connections
+            session.attach(connection, 9)
+            assert await wire.ask("a", session=9) == "A"
+            assert server.manager.session_count == 1
+            wire.close()
+            await until(lambda: not server.manager.connections)
+            assert not session.ended
+            assert server.manager.session_count == 1
+            session.finish()
+            assert server.manager.session_count == 0
+            assert [one.state for one in server.registry.snapshots()] == ["ended"]
+
+    run(main())

@@ -476,3 +476,57 @@ def test_sighup_reloads(run, daemon):
         wire.close()
 
     run(main())
+
+
+def test_a_gateway_takes_its_leave_while_it_still_serves(run):
+    """``Gateway.leave``: listeners accept and sessions go on until it returns; only then is anything closed."""
+
+    async def main():
+        told_in = []
+
+        async def leave(timeout_s):
+            told_in.append(timeout_s)
+            wire = await tcp(server)
+            told_in.append(await wire.ask("a"))
+            wire.close()
+
+        async with running(lab(shout, leave=leave, limits={"drain_timeout_s": 7.0}), TCP) as server:
+            await server.stop()
+            assert told_in == [7.0, "A"]
+            with pytest.raises(ConnectionRefusedError):
+                await tcp(server)
+
+    run(main())
+
+
+def test_a_leave_that_never_ends_is_cut_short_by_a_second_signal(run):
+    """And by the drain's deadline; one that fails is told and changes nothing."""
+
+    async def main():
+        begun = asyncio.Event()
+
+        async def waiting(_timeout_s):
+            begun.set()
+            await asyncio.Event().wait()
+
+        async def raising(_timeout_s):
+            raise ZeroDivisionError
+
+        async with running(lab(shout, leave=waiting), TCP) as server:
+            stopping = asyncio.ensure_future(server.stop())
+            await begun.wait()
+            assert not stopping.done()
+            server.ask_to_stop()
+            server.ask_to_stop()
+            await stopping
+
+        async with running(lab(shout, leave=waiting, limits={"drain_timeout_s": 0.01}), TCP) as server:
+            await server.stop()
+
+        async with running(lab(shout, leave=raising), TCP) as server:
+            await server.stop()
+            assert {"message": "the leave failed", "error": "ZeroDivisionError"} in told(
+                server, "server.loop_error"
+            )
+
+    run(main())

@@ -14,6 +14,7 @@ import asyncio
 from collections import deque
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from sojourn.core.peer import Peer
 from sojourn.core.session import Reason
 from sojourn.core.table import Mode, SessionTable
 from sojourn.errors import ConnectionLost, ProtocolError
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     from collections.abc import Hashable
 
     from sojourn.core.manager import ConnectionManager
-    from sojourn.core.peer import Peer
     from sojourn.core.session import Session
 
 
@@ -118,6 +118,15 @@ class Connection(asyncio.Protocol):
         self._buffer: ReceiveBuffer | None = None
         self._backlog: deque[Any] | None = None
         self._writers: list[tuple[asyncio.Future[None], Session]] | None = None
+
+    @classmethod
+    def nowhere(cls, manager: ConnectionManager) -> Connection:
+        """Return a connection that is closed and of nobody, for sessions that begin without one."""
+        connection = cls(manager, Peer("-"))
+        connection.closed = "there is no connection"
+        connection.table = SessionTable(Mode.MULTI, 1)
+        connection._live = connection.table.live
+        return connection
 
     # What the loop calls
 

@@ -74,6 +74,13 @@ class Gateway:
         """Open what the gateway needs besides its listeners; called before the first accept."""
         self.server = server
 
+    async def leave(self, timeout_s: float) -> None:
+        """Take leave before anything is closed: the listeners still accept, connections and sessions are as they were.
+
+        For protocols that hand sessions over to other processes first. Cut short after ``timeout_s``, and by a second
+        signal.
+        """
+
     async def stop(self) -> None:
         """Close it again; called when the last session has ended."""
 

@@ -8,9 +8,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import Counter
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Hashable
 from typing import TYPE_CHECKING, Any
 
+from sojourn.core.connection import Connection
 from sojourn.core.events import EventKind
 from sojourn.core.peer import Peer
 from sojourn.core.rate import TokenBucket
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from sojourn.core.clock import Clock
-    from sojourn.core.connection import Connection
     from sojourn.core.gateway import Gateway
     from sojourn.core.session import Session
 
@@ -75,6 +75,8 @@ class ConnectionManager:
         self._to_flush: list[Connection] = []
         self._empty = asyncio.Event()
         self._empty.set()
+        self._nowhere: Connection | None = None
+        self._detached_opened = 0
         self._rate, self._rate_limits = self._bucket()
 
     def _bucket(self) -> tuple[TokenBucket, tuple[float, int]]:
@@ -169,6 +171,20 @@ class ConnectionManager:
         if not self.connections:
             self._empty.set()
 
+    # Sessions without a connection
+
+    def open_detached(self, key: Hashable) -> Session:
+        """Open a session that has no connection (yet); it lives until it is ended, with whatever is attached to it."""
+        if self._nowhere is None:
+            self._nowhere = Connection.nowhere(self)
+        self._nowhere.now = self.clock()
+        session = self._nowhere.new_session(key)
+        session.outlives_connection = True
+        self._nowhere.table.live.clear()
+        self.detached.add(session)
+        self._detached_opened += 1
+        return session
+
     # Tasks
 
     def spawn(self, work: Coroutine[Any, Any, Any]) -> None:
@@ -216,7 +232,8 @@ class ConnectionManager:
     @property
     def sessions_opened(self) -> int:
         """Return how many sessions were opened."""
-        return self._sessions_opened + sum(connection.table.opened for connection in self.connections)
+        opened = sum(connection.table.opened for connection in self.connections)
+        return self._sessions_opened + self._detached_opened + opened
 
     @property
     def packets_in(self) -> int:

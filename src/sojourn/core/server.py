@@ -60,6 +60,8 @@ DESCRIPTORS_RESERVED_COUNT = 256
 """For files, servers behind gateways, and connections that are being refused."""
 OFFLOAD_CLOSE_S = 5.0
 """How long slow work that is under way at the end may take before its threads are left to die."""
+DRAIN_LEAST_S = 1.0
+"""What a drain has of its time, however long the leave before it took."""
 TICK_S = 0.1
 """How long an event waits for its log line at most."""
 SWEEP_TICKS_COUNT = 5
@@ -273,14 +275,12 @@ class Server:
             self.events.emit(TLS_WARNING, None, listener.address, sentence)
 
     async def stop(self, *, timeout_s: float | None = None) -> None:
-        """Stop accepting, drain every gateway side by side, close all that ``start`` opened."""
+        """Take leave, stop accepting, drain every gateway side by side, close all that ``start`` opened."""
         self.is_ready = False
-        for listener in self.listeners:
-            await self._closing(listener.close())
         async with asyncio.TaskGroup() as group:
             for manager in self.managers.values():
                 limit_s = manager.gateway.limits.drain_timeout_s if timeout_s is None else timeout_s
-                group.create_task(self._drain(manager, limit_s))
+                group.create_task(self._stop_serving(manager, limit_s))
         for gateway in reversed(self.gateways.values()):
             if hasattr(gateway, "server"):
                 await self._closing(gateway.stop())
@@ -299,6 +299,33 @@ class Server:
             await work
         except Exception as error:  # noqa: BLE001 - told above
             self.events.emit(LOOP_ERROR, None, "a part could not be closed", type(error).__name__)
+
+    async def _stop_serving(self, manager: ConnectionManager, timeout_s: float) -> None:
+        """Let one gateway take its leave while it still serves, then accept nothing more, then drain it.
+
+        The leave and the drain share the time, but for a moment that the drain has in any case.
+        """
+        until = manager.loop.time() + timeout_s
+        if timeout_s:
+            await self._leave(manager, timeout_s)
+            timeout_s = max(until - manager.loop.time(), min(timeout_s, DRAIN_LEAST_S))
+        for listener in self.listeners:
+            if listener.manager is manager:
+                await self._closing(listener.close())
+        await self._drain(manager, timeout_s)
+
+    async def _leave(self, manager: ConnectionManager, timeout_s: float) -> None:
+        """Await the gateway's leave until the deadline, or until a second signal comes."""
+        leaving = manager.loop.create_task(manager.gateway.leave(timeout_s))
+        aborting = manager.loop.create_task(self._abort_asked.wait())
+        try:
+            await asyncio.wait((leaving, aborting), timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            leaving.cancel()
+            aborting.cancel()
+            for result in await asyncio.gather(leaving, aborting, return_exceptions=True):
+                if isinstance(result, Exception):
+                    self.events.emit(LOOP_ERROR, None, "the leave failed", type(result).__name__)
 
     async def _drain(self, manager: ConnectionManager, timeout_s: float) -> None:
         """Drain one gateway, or end it now when a second signal comes."""
