@@ -23,6 +23,9 @@ PIP := $(IN) -m pip --disable-pip-version-check --no-input -qq
 INSTALL := $(PIP) install --constraint constraints.txt --build-constraint constraints.txt
 STAMPS := .venv/stamps
 
+# What the build compiles and generates from: hatch_build.py.
+GENERATING := $(wildcard src/sojourn/gateways/postgres/*.pyx src/sojourn/gateways/exchange/sim/v1/*.proto)
+
 # mypy stops at a folder without Python in it.
 TYPED := $(patsubst %/,%,$(sort $(dir $(wildcard examples/*.py bench/*.py))))
 
@@ -39,6 +42,7 @@ help:
 	@echo 'make bench   measurements, into bench/results/'
 	@echo 'make docs    the documentation, into docs/_build/html/'
 	@echo 'make coverage  the tests again, slower, and which lines they miss'
+	@echo 'make test-kubernetes  the tests that need a real kube-apiserver, which they build the first time'
 	@echo 'make clean   away with .venv and everything else that these made'
 	@echo
 	@echo 'PYTHON=python3.13  the Python to build .venv with     ARGS="..."  more arguments for the program'
@@ -56,7 +60,7 @@ $(STAMPS)/venv: constraints.txt tools/make_venv.py
 	@$(PIP) install --constraint constraints.txt --upgrade pip
 	@mkdir -p $(STAMPS) && touch $@
 
-$(STAMPS)/run: $(STAMPS)/venv pyproject.toml hatch_build.py $(wildcard src/sojourn/gateways/postgres/*.pyx)
+$(STAMPS)/run: $(STAMPS)/venv pyproject.toml hatch_build.py $(GENERATING)
 	@echo 'sojourn: installing what the daemon needs'
 	@$(INSTALL) --editable '.[embedded]'
 	@touch $@
@@ -85,6 +89,12 @@ test: $(STAMPS)/test
 	@$(IN) tools/apt_packages.py
 	@exec $(IN) -m pytest -n auto $(ARGS)
 
+# The first time it builds a real kube-apiserver, below $SOJOURN_CACHE (~/.cache/sojourn): tools/build_kubernetes.py.
+.PHONY: test-kubernetes
+test-kubernetes: $(STAMPS)/test
+	@programs="$$($(IN) tools/build_kubernetes.py)"; \
+	    SOJOURN_KUBERNETES="$$programs" exec $(IN) -m pytest tests/kubernetes $(ARGS)
+
 .PHONY: check
 check: $(STAMPS)/check
 	$(IN) -m ruff format --check .
@@ -101,7 +111,8 @@ coverage: $(STAMPS)/test
 
 .PHONY: bench
 bench: $(STAMPS)/bench
-	@for program in bench/core.py bench/tacacs.py bench/postgres.py; do $(IN) "$$program" $(ARGS); done
+	@for program in bench/core.py bench/tacacs.py bench/postgres.py bench/exchange.py \
+	    bench/exchange_resume.py bench/exchange_rolling.py; do $(IN) "$$program" $(ARGS); done
 
 .PHONY: docs
 docs: $(STAMPS)/docs

@@ -1,7 +1,8 @@
-"""The build's one step of its own: compile the scanner and the writer of the postgres gateway, if this machine can.
+"""The build's two steps of its own: compile parts of the postgres gateway, make the exchange gateway's gRPC stubs.
 
-Sojourn works without them, only slower; so whatever fails here costs one line of output and no more.
-An editable install gets the compiled files beside their sources, a wheel gets them inside and is then of this platform.
+Sojourn installs without either: uncompiled it is only slower, and the exchange gateway says what it misses when it is
+configured. So whatever fails here costs one line of output and no more. An editable install gets what is made beside
+its sources, a wheel gets it inside; with compiled files it is then of this platform.
 
 What it does not know on purpose: what they do.
 """
@@ -11,7 +12,10 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import subprocess
+import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +23,7 @@ from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 PACKAGE = "sojourn.gateways.postgres"
 MODULES = ("_scan", "_direct")
+PROTO = "sojourn/gateways/exchange/sim/v1/simulator.proto"
 
 
 class CompiledHook(BuildHookInterface[Any]):
@@ -27,41 +32,88 @@ class CompiledHook(BuildHookInterface[Any]):
     PLUGIN_NAME = "custom"
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
-        """Compile, and say where the result belongs; ``version`` is ``editable`` or ``standard``."""
+        """Make the files, and say where they belong; ``version`` is ``editable`` or ``standard``."""
         if self.target_name != "wheel":
             return
         self._folder = Path(tempfile.mkdtemp(prefix="sojourn-build-"))
+        is_editable = version == "editable"
         place = Path(*PACKAGE.split("."))
-        try:
-            made = [
-                compile_extension(
-                    f"{PACKAGE}.{name}", Path(self.root, "src", place, f"{name}.pyx"), self._folder
+        compiled = self._made(
+            lambda: [
+                (
+                    place,
+                    compile_extension(
+                        f"{PACKAGE}.{name}", Path(self.root, "src", place, f"{name}.pyx"), self._folder
+                    ),
                 )
                 for name in MODULES
-            ]
-            if version == "editable":
-                for compiled in made:
-                    # Renamed into place: a running server may have the old file mapped.
-                    target = Path(self.root, "src", place, compiled.name)
-                    fresh = target.with_name(f".{compiled.name}.new")
-                    shutil.copyfile(compiled, fresh)
-                    fresh.replace(target)
-                return
-        # Which errors a missing compiler, Cython or Python header leads to is for them to know.
+            ],
+            without="the compiled scanner and writer",
+        )
+        stubs = self._made(
+            lambda: [
+                (Path(PROTO).parent, stub)
+                for stub in make_stubs(Path(self.root, "src"), self._folder / "stubs")
+            ],
+            without="the exchange gateway's gRPC stubs, which need grpcio-tools",
+        )
+        for folder, made in compiled + stubs:
+            if is_editable:
+                # Renamed into place: a running server may have the old file mapped.
+                target = Path(self.root, "src", folder, made.name)
+                fresh = target.with_name(f".{made.name}.new")
+                shutil.copyfile(made, fresh)
+                fresh.replace(target)
+            else:
+                build_data["force_include"][str(made)] = str(folder / made.name)
+        if compiled and not is_editable:
+            build_data["pure_python"] = False
+            build_data["infer_tag"] = True
+
+    def _made(self, make: Callable[[], list[tuple[Path, Path]]], *, without: str) -> list[tuple[Path, Path]]:
+        """Return what was made and where it belongs; nothing, and a warning, where that failed."""
+        try:
+            return make()
+        # Which errors a missing compiler, Cython, Python header or protoc leads to is for them to know.
         except (Exception, SystemExit) as error:  # noqa: BLE001 - as above
-            self.app.display_warning(
-                f"sojourn: built without the compiled scanner and writer ({type(error).__name__})"
-            )
-            return
-        for compiled in made:
-            build_data["force_include"][str(compiled)] = str(place / compiled.name)
-        build_data["pure_python"] = False
-        build_data["infer_tag"] = True
+            self.app.display_warning(f"sojourn: built without {without} ({type(error).__name__})")
+            return []
 
     def finalize(self, version: str, build_data: dict[str, Any], artifact_path: str) -> None:  # noqa: ARG002 - hatch's
         """Remove what is not needed any more."""
         if self.target_name == "wheel":
             shutil.rmtree(self._folder, ignore_errors=True)
+
+
+def make_stubs(source: Path, folder: Path) -> list[Path]:
+    """Make the messages of the ``.proto`` file as Python, and their types; return both files.
+
+    No service classes: client and server take the methods from the descriptor, and the classes that protoc would make
+    refuse to load beside a gRPC that is older than the one they were made by.
+
+    Args:
+        source: the folder in which ``PROTO`` is.
+        folder: where to make them; made if need be.
+    Raises: ImportError without grpcio-tools; CalledProcessError if protoc refuses the file.
+    """
+    from grpc_tools import protoc  # noqa: PLC0415 - may be missing, and then the build goes on
+
+    folder.mkdir(parents=True, exist_ok=True)
+    # A process of its own: protoc keeps every file that it has read for as long as it is loaded.
+    subprocess.run(  # noqa: S603 - our own arguments
+        [
+            sys.executable,
+            "-m",
+            protoc.__name__,
+            f"--proto_path={source}",
+            f"--python_out={folder}",
+            f"--pyi_out={folder}",
+            PROTO,
+        ],
+        check=True,
+    )
+    made = folder / Path(PROTO).parent
+    return [made / "simulator_pb2.py", made / "simulator_pb2.pyi"]
 
 
 def compile_extension(module: str, source: Path, folder: Path) -> Path:
