@@ -25,6 +25,7 @@ from sojourn.core.settings import (
     TlsSettings,
 )
 from sojourn.errors import ConfigError
+from sojourn.gateways.exchange.config import EmbeddedSettings, ExchangeSettings, SessionSettings
 from sojourn.gateways.tacacs.config import TacacsSettings
 
 Run = Callable[[Coroutine[Any, Any, Any]], Any]
@@ -116,6 +117,45 @@ def test_a_reload_that_a_gateway_cannot_bring_is_undone_everywhere(run: Run, tmp
             assert tacacs.session_timeout_s == 5.0
 
     run(scene())
+
+
+def test_parts_of_a_table_that_no_reload_brings_are_named(run: Run, tmp_path: Path) -> None:
+    """`Table.only_at_start`: an operator who changes where sessions are kept learns that it waits for a restart."""
+    listeners = (ListenerSettings(address="127.0.0.1:1"),)
+    old, new = (
+        settings(
+            tmp_path,
+            exchange=ExchangeSettings(
+                listeners=listeners,
+                embedded=EmbeddedSettings(directory=str(tmp_path / name)),
+                sessions=SessionSettings(policy=policy),
+            ),
+        )
+        for name, policy in (("a", "replace"), ("b", "reject"))
+    )
+    (table,) = (one for one in tables_of(old) if one.name == "exchange")
+    assert (table.settings, table.listeners) == (old.exchange, listeners)
+
+    class Other(Gateway):
+        name = "exchange"
+
+    def with_another(one: SojournSettings) -> list[Table]:
+        return [
+            table._replace(listeners=(), make=lambda _: Other()) if table.name == Other.name else table
+            for table in tables_of(one)
+        ]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sojourn.app.tables_of", lambda one, _link=None: with_another(one))
+        daemon = Daemon(old, lambda: new)
+
+        async def scene() -> list[Event]:
+            async with serving(daemon) as events:
+                await daemon.reload()
+            return events
+
+        told = [event.values for event in run(scene()) if event.kind.name == "config.needs_restart"]
+    assert told == [("exchange.auth",), ("exchange.embedded",)]
 
 
 def test_the_settings_of_circuit_breakers_reach_the_circuits(run: Run, tmp_path: Path) -> None:

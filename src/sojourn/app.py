@@ -26,6 +26,7 @@ from sojourn.core.metrics import Family, Together, figures
 from sojourn.core.registry import Recorded, SessionSnapshot
 from sojourn.core.server import Server
 from sojourn.errors import ConfigError, Problem
+from sojourn.gateways.exchange import config as exchange
 from sojourn.gateways.postgres.gateway import PostgresGateway
 from sojourn.gateways.postgres.worker_link import WorkerLink, WorkerPlace
 from sojourn.gateways.postgres.workers import Supervisor, worker_environment
@@ -55,6 +56,8 @@ class Table(NamedTuple):
     settings: Any
     listeners: Sequence[ListenerSettings]
     make: Callable[[Any], Gateway]
+    only_at_start: tuple[str, ...] = ()
+    """Parts of the table that no reload can bring."""
 
 
 def tables_of(settings: SojournSettings, link: WorkerLink | None = None) -> Iterator[Table]:
@@ -64,6 +67,16 @@ def tables_of(settings: SojournSettings, link: WorkerLink | None = None) -> Iter
     if settings.postgres is not None:
         make = partial(PostgresGateway, link=link)
         yield Table(PostgresGateway.name, settings.postgres, settings.postgres.listeners, make)
+    if settings.exchange is not None:
+        name, listeners = "exchange", settings.exchange.listeners
+        yield Table(name, settings.exchange, listeners, _exchange_gateway, exchange.ONLY_AT_START)
+
+
+def _exchange_gateway(settings: exchange.ExchangeSettings) -> Gateway:
+    """Return the exchange gateway, whose libraries are loaded by a daemon that has one and by no other."""
+    from sojourn.gateways.exchange.gateway import ExchangeGateway  # noqa: PLC0415 - the docstring says why
+
+    return ExchangeGateway(settings)
 
 
 class Daemon(CoreView):
@@ -150,10 +163,11 @@ class Daemon(CoreView):
         waiting = [
             part for part in _ONLY_AT_START if getattr(settings, part) != getattr(self._settings, part)
         ]
-        tables = {table.name: table for table in tables_of(settings)}
+        old, tables = ({table.name: table for table in tables_of(one)} for one in (self._settings, settings))
         waiting += [f"{name}, a new gateway" for name in tables.keys() - server.gateways.keys()]
         waiting += [f"{name}, which is gone" for name in server.gateways.keys() - tables.keys()]
-        self._reload_gateways(tables)
+        waiting += [what for name in tables.keys() & old.keys() for what in _changed(old[name], tables[name])]
+        self._reload_gateways(old, tables)
         waiting += [
             f"{name}.listeners"
             for name in server.gateways
@@ -162,9 +176,8 @@ class Daemon(CoreView):
         for what in waiting:
             server.events.emit(NEEDS_RESTART, None, what)
 
-    def _reload_gateways(self, tables: Mapping[str, Table]) -> None:
+    def _reload_gateways(self, old: Mapping[str, Table], tables: Mapping[str, Table]) -> None:
         """Hand each running gateway its new table; where one fails, all that were asked go back to their old one."""
-        old = {table.name: table for table in tables_of(self._settings)}
         asked: list[str] = []
         try:
             for name, gateway in self.server.gateways.items():
@@ -229,6 +242,13 @@ class Daemon(CoreView):
         self.server.ask_to_stop("asked by an operator")
 
 
+def _changed(old: Table, new: Table) -> Iterator[str]:
+    """Yield what has changed of one gateway's table and cannot be brought by a reload."""
+    for part in old.only_at_start:
+        if getattr(old.settings, part) != getattr(new.settings, part):
+            yield f"{old.name}.{part}"
+
+
 def _is_alive(pid: int) -> bool:
     try:
         os.kill(pid, 0)
@@ -288,7 +308,7 @@ def settings_of_worker(settings: SojournSettings, place: WorkerPlace) -> Sojourn
     postgres = msgspec.structs.replace(postgres, listeners=listeners)
     if place.is_first:
         return msgspec.structs.replace(settings, postgres=postgres)
-    return msgspec.structs.replace(settings, postgres=postgres, tacacs=None)
+    return msgspec.structs.replace(settings, postgres=postgres, tacacs=None, exchange=None)
 
 
 async def _supervise(settings: SojournSettings) -> int:

@@ -15,8 +15,18 @@ import typer.main
 from sojourn.cli.main import app
 from sojourn.config import SojournSettings
 from sojourn.core.events import EventKind
+from sojourn.gateways.exchange import messages
+from sojourn.gateways.exchange.problems import TABLE
+from sojourn.gateways.exchange.routes import OPERATIONS
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
+MADE = {
+    "command-line.md",
+    "exchange-rest.md",
+    "exchange-websocket.md",
+    "metrics-and-events.md",
+    "settings.md",
+}
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +36,9 @@ def made() -> ModuleType:
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(DOCS)  # as for a script of this folder
+        spec.loader.exec_module(module)
     return module
 
 
@@ -88,7 +100,6 @@ def test_metrics_have_type_labels_and_meaning(pages: dict[str, str]) -> None:
 
 def test_links_between_pages_lead_somewhere() -> None:
     """Sphinx checks its own pages; this one checks the README's as well, and needs no Sphinx."""
-    made = {"settings.md", "command-line.md", "metrics-and-events.md"}
     for page in [
         DOCS.parent / "README.md",
         DOCS.parent / "CONTRIBUTING.md",
@@ -97,7 +108,7 @@ def test_links_between_pages_lead_somewhere() -> None:
     ]:
         for link in re.findall(r"\]\(([^)#:]+\.md)(?:#[\w-]+)?\)", page.read_text(encoding="utf-8")):
             target = (page.parent / link).resolve()
-            assert target.exists() or target.name in made, f"{page.name}: {link}"
+            assert target.exists() or target.name in MADE, f"{page.name}: {link}"
 
 
 def test_the_script_writes_the_pages(
@@ -106,8 +117,50 @@ def test_the_script_writes_the_pages(
     """``docs/conf.py`` calls it before each build."""
     monkeypatch.setattr(made, "FOLDER", tmp_path)
     made.write_pages()
-    assert {page.name for page in tmp_path.iterdir()} == {
-        "settings.md",
-        "command-line.md",
-        "metrics-and-events.md",
-    }
+    assert {page.name for page in tmp_path.iterdir()} == MADE
+
+
+# The exchange gateway
+
+
+def test_every_metric_of_the_exchange_gateway_is_there(made: ModuleType, pages: dict[str, str]) -> None:
+    """They are read off the sources: a name that is put together at run time would be missed."""
+    sources = made.SOURCES / "gateways/exchange"
+    texts = [file.read_text(encoding="utf-8") for file in sources.rglob("*.py")]
+    named = {name for text in texts for name in re.findall(r"[\"']sojourn_exchange_\w+", text)}
+    rows = {name for name, *_ in made.exchange_metrics()}
+    assert {name[1:] for name in named} == rows
+    assert all(f"| `{name}` |" in pages["metrics-and-events.md"] for name in rows)
+    assert not [text for text in texts if re.search(r"yield f[\"']", text) and "counters" in text]
+
+
+def test_every_route_has_its_row(pages: dict[str, str]) -> None:
+    """The routes are the table that the server serves."""
+    page = pages["exchange-rest.md"]
+    for operation in OPERATIONS:
+        assert f"| `{operation.method} {operation.path}`" in page
+    for kind in TABLE.values():
+        assert f"| `{kind.name}` | {kind.status} |" in page
+
+
+def test_every_frame_error_and_close_code_has_its_row(pages: dict[str, str]) -> None:
+    """What clients are written by; a code without a meaning helps nobody."""
+    page = pages["exchange-websocket.md"]
+    frames = {one.__struct_config__.tag for one in vars(messages).values() if is_frame(one)}
+    assert frames >= {"hello", "welcome", "err", "drain"}
+    for tag in frames | {"ev", "md", "pf"}:
+        assert f"| `{tag}` |" in page
+    for name, code in vars(messages.Code).items():
+        if name.isupper():
+            (row,) = re.findall(rf"^\| `{code}` \| (.*) \|$", page, re.MULTILINE)
+            assert row
+    closed_with = {number for name, number in vars(messages.Close).items() if name.isupper()}
+    assert closed_with == {one.code for one in messages.CLOSE_CODES}
+    for one in messages.CLOSE_CODES:
+        assert f"| {one.code} | `{one.name}` |" in page
+
+
+def is_frame(one: Any) -> bool:
+    """Say whether something of the module of messages is a frame."""
+    is_struct = isinstance(one, type) and issubclass(one, msgspec.Struct)
+    return is_struct and bool(one.__struct_config__.tag) and not one.__name__.startswith("_")

@@ -9,7 +9,8 @@ A comment before a block says what is done with it:
 * ``<!-- not run: WHY -->``: it is for reading.
 
 A command that ends with ``&`` is a server; the next command is typed when it listens. Ports on 127.0.0.1 and
-the directories of a real installation are replaced by free ones, so that pages can run side by side.
+the directories of a real installation are replaced by free ones, so that pages can run side by side. Other users may
+enter a page's directory: as root, a database of our own runs as one of them.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -33,6 +35,9 @@ from _pytest.mark import ParameterSet
 ROOT = Path(__file__).resolve().parents[2]
 STRICT_LANGUAGES = frozenset({"python", "console", "toml"})
 """Languages whose blocks must say what is done with them."""
+
+DEBIAN_PROGRAMS = ("curl", "openssl")
+"""Programs that pages use, of the Debian packages with their names."""
 
 WITHIN_S = 120.0
 _BLOCK = re.compile(
@@ -198,10 +203,12 @@ class Reader:
 
 
 @pytest.fixture
-def reader(tmp_path: Path) -> Iterator[Reader]:
-    somebody = Reader(tmp_path)
-    yield somebody
-    somebody.close()
+def reader() -> Iterator[Reader]:
+    with tempfile.TemporaryDirectory(prefix="sojourn-page-") as home:
+        Path(home).chmod(0o711)
+        somebody = Reader(Path(home))
+        yield somebody
+        somebody.close()
 
 
 def is_done(page: Path) -> bool:
@@ -219,12 +226,17 @@ def name_of(page: Path) -> str:
 def pages_to_follow() -> list[ParameterSet]:
     """Return the pages on which there is something to do, each with the Debian packages that it needs."""
     return [
-        pytest.param(
-            page, id=name_of(page), marks=[pytest.mark.debian("openssl")] if "$ openssl " in text else []
-        )
-        for page, text in ((page, page.read_text(encoding="utf-8")) for page in all_pages())
+        pytest.param(page, id=name_of(page), marks=[pytest.mark.debian(*programs)] if programs else [])
+        for page in all_pages()
         if is_done(page)
+        for programs in [programs_of(page)]
     ]
+
+
+def programs_of(page: Path) -> list[str]:
+    """Return the programs of Debian's that a page uses."""
+    text = page.read_text(encoding="utf-8")
+    return [program for program in DEBIAN_PROGRAMS if f"$ {program} " in text]
 
 
 @pytest.mark.parametrize("page", pages_to_follow())

@@ -106,6 +106,24 @@ def shows_that_a_failover_was_survived(text: str) -> None:
         assert int(row[3]) > 0
 
 
+def shows_that_a_session_outlives_its_websocket(text: str) -> None:
+    """Check what is said of the trader: a simulator of its own, three killed WebSockets, and every event once."""
+    assert re.search(
+        r"^Exchange on 127\.0\.0\.1:\d+: a session that outlives its WebSocket$", text, re.MULTILINE
+    )
+    assert re.search(r"^PUT \.\.\./simulator +running, driver process +\d+ ms$", text, re.MULTILINE), text
+    replayed = re.findall(
+        r"^WebSocket killed, \d of 3 +resumed full, (\d+) events replayed +\d+ ms$", text, re.MULTILINE
+    )
+    assert len(replayed) == 3, text
+    assert all(map(int, replayed)), text
+    told = re.search(
+        r"^(\d+) events were logged, \1 told: 0 lost, 0 doubled, 0 out of order$", text, re.MULTILINE
+    )
+    assert told is not None, text
+    assert int(told[1]) >= 40
+
+
 def test_the_demo_shows_what_it_did_and_ends_with_ctrl_c(folder: Path) -> None:
     """Every answer as wanted, among them TLS and refusals; exit code 0, and nothing is left behind."""
     with running_demo(folder) as demo:
@@ -114,6 +132,7 @@ def test_the_demo_shows_what_it_did_and_ends_with_ctrl_c(folder: Path) -> None:
         assert len(rows) >= 14
         assert not [row for row in rows if " no: " in row]
         shows_that_a_failover_was_survived(demo.text)
+        shows_that_a_session_outlives_its_websocket(demo.text)
         for what in ("login, MS-CHAPv2", "login over TLS 1.3", "command: reload", "accounting STOP"):
             assert any(row.startswith(what) for row in rows), what
         assert [line for line in demo.lines if len(line.rstrip()) > NARROW and line[:2] != "  "] == []
@@ -139,7 +158,7 @@ def test_the_proposed_commands_work_as_they_are_printed(folder: Path) -> None:
                 timeout=WITHIN_S,
             )
             assert done.returncode == 0, (words, done.stderr)
-            assert "tacacs-" in done.stdout or "postgres-" in done.stdout
+            assert words[0] == "token" or "tacacs-" in done.stdout or "postgres-" in done.stdout
         log = next(line.split()[-1] for line in demo.commands if line.endswith("sojourn.log"))
         assert '"event":"tacacs.authentication"' in Path(log).read_text()
         assert demo.stop()[0] == 0

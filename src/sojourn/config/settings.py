@@ -11,6 +11,7 @@ from msgspec import Meta
 
 from sojourn.admin.config import AdminSettings
 from sojourn.core.settings import BreakerSettings, LogSettings, OffloadSettings, RecorderSettings, Settings
+from sojourn.gateways.exchange.config import ExchangeSettings
 from sojourn.gateways.postgres.config import PostgresSettings
 from sojourn.gateways.tacacs.config import TacacsSettings
 
@@ -31,3 +32,4 @@ class SojournSettings(Settings, frozen=True):
     breaker: BreakerSettings = BreakerSettings()
     tacacs: TacacsSettings | None = None
     postgres: PostgresSettings | None = None
+    exchange: ExchangeSettings | None = None

@@ -5,13 +5,13 @@ Reads files, unlike the checks of single tables; never shows a key. Dials nothin
 
 from __future__ import annotations
 
-import ipaddress
 from collections.abc import Iterator
 from datetime import datetime
 from typing import Final
 from urllib.parse import urlsplit
 
-from sojourn.config import soundness_postgres
+from sojourn.config import soundness_exchange, soundness_postgres
+from sojourn.config.reach import is_loopback
 from sojourn.config.settings import SojournSettings
 from sojourn.core import tls
 from sojourn.core.settings import ListenerSettings
@@ -31,6 +31,8 @@ def file_problems(settings: SojournSettings) -> Iterator[Problem]:
             yield Problem("configuration", 0, f"{table}.tls", key, found, wanted)
     if settings.postgres is not None:
         yield from soundness_postgres.file_problems(settings.postgres)
+    if settings.exchange is not None:
+        yield from soundness_exchange.file_problems(settings.exchange)
 
 
 def warnings_of(settings: SojournSettings, now: datetime) -> list[str]:
@@ -56,6 +58,9 @@ def warnings_of(settings: SojournSettings, now: datetime) -> list[str]:
     if settings.postgres is not None:
         found = soundness_postgres.warnings_of(settings.postgres, now)
         sentences += [f"postgres: {sentence}" for sentence in found]
+    if settings.exchange is not None:
+        found = soundness_exchange.warnings_of(settings.exchange)
+        sentences += [f"exchange: {sentence}" for sentence in found]
     return sentences
 
 
@@ -77,7 +82,7 @@ def _senseless(tacacs: TacacsSettings) -> Iterator[str]:
         if directory.start_tls:
             continue
         for url in directory.urls:
-            if url.startswith("ldap:") and not _is_loopback(urlsplit(url).hostname or ""):
+            if url.startswith("ldap:") and not is_loopback(urlsplit(url).hostname or ""):
                 yield f"directory {directory.name}: passwords go to {url} in the clear; use ldaps:// or start_tls"
     for rule in tacacs.rules:
         for pair in (*rule.add, *rule.replace):
@@ -86,14 +91,7 @@ def _senseless(tacacs: TacacsSettings) -> Iterator[str]:
                 yield f"rule {rule.name} grants {pair}; levels go from 0 to 15"
 
 
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
-
-
 def _listeners(settings: SojournSettings) -> Iterator[tuple[str, ListenerSettings]]:
-    if settings.tacacs is not None:
-        for index, listener in enumerate(settings.tacacs.listeners):
-            yield f"tacacs.listeners[{index}]", listener
+    for name, table in (("tacacs", settings.tacacs), ("exchange", settings.exchange)):
+        for index, listener in enumerate(table.listeners if table is not None else ()):
+            yield f"{name}.listeners[{index}]", listener

@@ -5,11 +5,11 @@ Reads files, unlike the checks of the table itself; never shows a password. Dial
 
 from __future__ import annotations
 
-import ipaddress
 from collections.abc import Callable, Iterator
 from datetime import datetime
 from pathlib import Path
 
+from sojourn.config.reach import file_trouble, is_near
 from sojourn.core import tls
 from sojourn.core.settings import TlsSettings
 from sojourn.errors import ConfigError, Problem
@@ -42,7 +42,7 @@ def file_problems(settings: PostgresSettings) -> Iterator[Problem]:
 
 def _parsed(key: str, path: str, parse: Callable[[str, str], object]) -> Iterator[Problem]:
     """Yield why a file cannot be had, or every line of it that cannot be taken."""
-    if trouble := _trouble(path):
+    if trouble := file_trouble(path):
         yield Problem("configuration", 0, "postgres.auth", key, trouble, "a file that this process can read")
         return
     try:
@@ -85,7 +85,7 @@ def _logins(settings: PostgresSettings) -> Iterator[str]:
         yield "nobody has a password: no user with one, no userlist_file, no query; so nobody can log in"
     if auth.userlist_file and Path(auth.userlist_file).stat().st_mode & _READABLE_BY_OTHERS:
         yield f"everybody can read the passwords in {auth.userlist_file}; chmod o-r"
-    open_listeners = [one.address for one in settings.listeners if not _is_near(one.address)]
+    open_listeners = [one.address for one in settings.listeners if not is_near(one.address)]
     if auth.method == "trust" and open_listeners:
         yield f"whoever reaches {open_listeners[0]} is let in: auth.method is 'trust'"
     has_tls = settings.tls is not None and settings.tls.mode in {"require", "verify-full"}
@@ -96,7 +96,7 @@ def _logins(settings: PostgresSettings) -> Iterator[str]:
 def _cluster(cluster: Cluster, *, is_moving: bool) -> Iterator[str]:
     if is_moving and len(cluster.nodes) > 1 and not cluster.monitor_user:
         yield f"cluster {cluster.name} has no monitor_user, so the loss of its primary is seen late"
-    far = [node.address for node in cluster.nodes if not _is_near(node.address)]
+    far = [node.address for node in cluster.nodes if not is_near(node.address)]
     mode = cluster.tls.mode if cluster.tls is not None else "disable"
     if far and mode in {"disable", "prefer"}:
         yield f"what goes to {far[0]} can be read on the way: cluster {cluster.name} has tls mode {mode!r}"
@@ -108,27 +108,5 @@ def _server_tls(settings: ServerTls) -> Iterator[tuple[str, str, str]]:
             certificate_file=settings.certificate_file, private_key_file=settings.private_key_file
         )
         yield from tls.file_problems(own)
-    if settings.ca_file and (trouble := _trouble(settings.ca_file)):
+    if settings.ca_file and (trouble := file_trouble(settings.ca_file)):
         yield "ca_file", trouble, "PEM certificates"
-
-
-def _trouble(path: str) -> str:
-    """Say why a file cannot be read; empty if it can."""
-    try:
-        with Path(path).open("rb") as file:
-            file.read(1)
-    except (OSError, ValueError) as error:
-        words = (error.strerror or "not readable") if isinstance(error, OSError) else "no path"
-        return f"{path}: {words.lower()}"
-    return ""
-
-
-def _is_near(address: str) -> bool:
-    """Tell whether an address is a unix socket or a loopback one."""
-    host = address.rpartition(":")[0].strip("[]")
-    if address.startswith("unix:") or host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False

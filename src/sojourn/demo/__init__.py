@@ -4,8 +4,8 @@ Everything lives in temporary directories and on loopback, and is gone after Ctr
 secrets: nothing of it is fit for production, and nothing of it is needed there.
 
 Shape: ``site`` (devices, users, rules and where to listen), ``traffic`` (what a switch does all day), ``database`` (a
-PostgreSQL primary and its replica), ``customers`` (who uses it while the primary is killed), ``screen`` (what the
-person in front of it sees).
+PostgreSQL primary and its replica), ``customers`` (who uses it while the primary is killed), ``trader`` (who trades
+while its WebSocket is killed), ``screen`` (what the person in front of it sees).
 """
 
 from __future__ import annotations
@@ -47,12 +47,24 @@ async def serve_demo(screen: Screen) -> None:
         with screen.step("making devices, users, keys and certificates"):
             site = await asyncio.to_thread(Site, Path(name))
         site.pair = await _start_databases(screen)
+        site.has_exchange = site.pair is not None and _makes_tokens(site, screen)
         try:
             await _serve_somewhere(site, screen)
         finally:
             if site.pair is not None:
                 await site.pair.stop()
     screen.say("stopped; the demo's directory is gone")
+
+
+def _makes_tokens(site: Site, screen: Screen) -> bool:
+    """Make the key that the trader's token is signed with; False where there is no exchange gateway, which is said."""
+    try:
+        from sojourn.gateways.exchange.dev_issuer import make_key_file  # noqa: PLC0415 - optional, as asyncpg
+    except ImportError:
+        screen.complain("no exchange in this demo: it needs sojourn[exchange]")
+        return False
+    make_key_file(site.dev_key_file)
+    return True
 
 
 async def _start_databases(screen: Screen) -> DatabasePair | None:
@@ -64,7 +76,7 @@ async def _start_databases(screen: Screen) -> DatabasePair | None:
         return None
     pair = DatabasePair()
     try:
-        with screen.step("starting a PostgreSQL primary and its replica"):
+        with screen.step("starting PostgreSQL: primary, replica, sessions"):
             await pair.start()
     except SojournError as error:
         await pair.stop()
@@ -121,15 +133,21 @@ async def _visit(site: Site, daemon: Daemon, screen: Screen, is_started: asyncio
             from sojourn.demo.customers import show_failover  # noqa: PLC0415 - needs asyncpg, which is optional
 
             await show_failover(site.pair, screen, site.postgres_address, tasks)
+        if site.has_exchange:
+            from sojourn.demo.trader import show_trader  # noqa: PLC0415 - needs jwt, which is optional
+
+            await show_trader(site, screen, tasks)
         screen.show_next_steps(site)
-        await _go_on(site, screen)
+        await _go_on(site, daemon, screen)
 
 
-async def _go_on(site: Site, screen: Screen) -> None:
-    """Send traffic again and again."""
+async def _go_on(site: Site, daemon: Daemon, screen: Screen) -> None:
+    """Send traffic again and again, until the server begins to stop."""
     began = time.monotonic()
     while True:
         await asyncio.sleep(TRAFFIC_INTERVAL_S)
+        if not daemon.server.is_ready:
+            return
         try:
             await send_traffic(site)
         except (SojournError, OSError) as error:

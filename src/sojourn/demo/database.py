@@ -1,4 +1,4 @@
-"""The demo's database: a primary, its replica, and the role and table that its customers use.
+"""The demo's databases: a primary, its replica, the role and table that customers use; and one for user sessions.
 
 Made-up data under generated passwords, in memory-like servers that are gone with the demo. Knows nothing of the
 customers, nor of what is shown.
@@ -37,7 +37,7 @@ _TABLE: Final = "CREATE TABLE sale (customer text, number int, part int, at time
 
 
 class DatabasePair:
-    """A primary with a synchronous replica, until the primary is killed.
+    """A primary with a synchronous replica, until the primary is killed; beside them a server that is left alone.
 
     Life: started and stopped by the demo. Always true: what was committed is on both, so that nothing may be missing
     when the replica takes over.
@@ -48,12 +48,14 @@ class DatabasePair:
         self._monitor_password = secrets.token_urlsafe(12)
         self._primary = PostgresServer(port=0, settings={"max_connections": "100"})
         self._replica: PostgresServer | None = None
+        self._sessions = PostgresServer()
 
     async def start(self) -> None:
-        """Start both and fill them.
+        """Start all and fill them.
 
         Raises: BackendUnavailable or ConfigError where there is no PostgreSQL.
         """
+        await self._sessions.start()
         await self._primary.start()
         owner = await asyncpg.connect(self._primary.dsn())
         try:
@@ -78,7 +80,7 @@ class DatabasePair:
 
     async def stop(self) -> None:
         """Stop what runs; the files go with it."""
-        servers = (self._primary, *([] if self._replica is None else [self._replica]))
+        servers = (self._sessions, self._primary, *([] if self._replica is None else [self._replica]))
         await asyncio.gather(*(server.stop() for server in servers))
 
     async def kill_primary(self) -> None:
@@ -101,6 +103,10 @@ class DatabasePair:
         finally:
             await connection.close()
         return [(customer, number, count) for customer, number, count in rows]
+
+    def sessions_dsn(self) -> str:
+        """Return where the exchange gateway keeps its sessions."""
+        return self._sessions.dsn()
 
     def url(self, address: str, database: str = SHOP) -> str:
         """Return how a client calls a database behind the gateway; the password is made up and in it."""

@@ -21,8 +21,11 @@ from sojourn.demo.traffic import Row
 
 if TYPE_CHECKING:
     from sojourn.demo.customers import FailoverResult
+    from sojourn.demo.trader import TraderResult
 
 
+TRADER = "you"
+"""Whose token is proposed."""
 CONSOLE = "sojourn"
 """The database that is the postgres gateway's admin console."""
 
@@ -114,6 +117,21 @@ class Screen:
         )
         self.say("[dim]40001: not committed, try again; 08007: COMMIT sent, outcome unknown[/]")
 
+    def show_trader(self, site: Site, result: TraderResult) -> None:
+        """Show what the trader did and what it was told."""
+        table = Table(box=None, pad_edge=False, header_style="bold", title_justify="left", title_style="bold")
+        table.title = f"\nExchange on {HOST}:{site.exchange_port}: a session that outlives its WebSocket"
+        for heading in ("step", "what came of it", "time"):
+            table.add_column(heading, justify="right" if heading == "time" else "left", no_wrap=True)
+        for step in result.steps:
+            table.add_row(step.what, escape(step.answer), f"{step.seconds * 1000:.0f} ms")
+        self._console.print(table)
+        colour = "green" if result.is_right else "red"
+        self.say(
+            f"[{colour}]{result.logged_count} events were logged, {result.told_count} told: {result.lost_count} lost, "
+            f"{result.doubled_count} doubled, {result.disordered_count} out of order[/]"
+        )
+
     def show_next_steps(self, site: Site) -> None:
         """Show commands to type in a second terminal."""
         self.say("\n[bold]Try in a second terminal[/]")
@@ -133,6 +151,9 @@ class Screen:
             address = site.postgres_address
             self.say(f"  psql {site.pair.url(address)}")
             self.say(f"  psql {site.pair.url(address, CONSOLE)} -c 'SHOW POOLS'")
+        if site.has_exchange:
+            self.say(f"  {sojourn} token issue {TRADER} --key {site.dev_key_file}")
+            self.say(f"\nThe trading desk: [bold]{site.exchange_url}/[/] asks for that token.")
         self.say("\nTraffic goes on every 2 seconds. [bold]Ctrl-C[/] stops everything.")
 
 

@@ -20,6 +20,10 @@ from sojourn.core.secret import Secret
 from sojourn.core.settings import ListenerSettings, LogSettings, TlsSettings
 from sojourn.core.tls import client_context
 from sojourn.embedded.certificates import ThrowAwayAuthority
+from sojourn.gateways.exchange.auth_config import AuthSettings
+from sojourn.gateways.exchange.config import ExchangeSettings, PodSettings
+from sojourn.gateways.exchange.spawners.process_config import ProcessSettings
+from sojourn.gateways.exchange.storage import StoreSettings
 from sojourn.gateways.tacacs.config import (
     Accounting,
     Device,
@@ -39,6 +43,7 @@ HOST: Final = "127.0.0.1"
 TACACS_PORT: Final = 4949
 TLS_PORT: Final = 4950
 POSTGRES_PORT: Final = 6432
+EXCHANGE_PORT: Final = 8480
 ADMIN_PORT: Final = 9300
 SERVER_NAME: Final = "sojourn.example.net"
 SWITCH_NAME: Final = "switch-7.example.net"
@@ -65,6 +70,7 @@ class Site:
         )
         self._ca_file = authority.ca_file
         self._seal_key = new_seal_key()
+        self.dev_key_file = directory / "dev-key.json"
         self._users = tuple(
             User(
                 name=name,
@@ -78,15 +84,16 @@ class Site:
         self.usual_control = control_socket(AdminSettings(), os.environ)
         self.control = self.usual_control if _is_free(self.usual_control) else directory / "control.sock"
         self.pair: DatabasePair | None = None
-        self.tacacs_port, self.tls_port, self.postgres_port, self.admin_port = (
-            _free_port(port) for port in (TACACS_PORT, TLS_PORT, POSTGRES_PORT, ADMIN_PORT)
+        self.has_exchange = False
+        self.tacacs_port, self.tls_port, self.postgres_port, self.exchange_port, self.admin_port = (
+            _free_port(port) for port in (TACACS_PORT, TLS_PORT, POSTGRES_PORT, EXCHANGE_PORT, ADMIN_PORT)
         )
 
     def leave_usual_places(self) -> None:
         """Listen in the own directory and on free ports only."""
         self.is_on_its_own = True
         self.control = self._directory / "control.sock"
-        self.tacacs_port = self.tls_port = self.postgres_port = self.admin_port = 0
+        self.tacacs_port = self.tls_port = self.postgres_port = self.exchange_port = self.admin_port = 0
 
     def found_places(self, listeners: Sequence[str], admin: str) -> None:
         """Take note of the addresses that were bound in the end, listeners in their order."""
@@ -94,12 +101,19 @@ class Site:
         self.tacacs_port, self.tls_port = ports[:2]
         if self.pair is not None:
             self.postgres_port = ports[2]
+        if self.has_exchange:
+            self.exchange_port = ports[3]
         self.admin_port = int(admin.rpartition(":")[2])
 
     @property
     def postgres_address(self) -> str:
         """Return where the database is to be had, through the gateway."""
         return f"{HOST}:{self.postgres_port}"
+
+    @property
+    def exchange_url(self) -> str:
+        """Return where sessions are to be had."""
+        return f"http://{HOST}:{self.exchange_port}"
 
     def settings(self) -> SojournSettings:
         """Return what a ``sojourn.toml`` of this site would say."""
@@ -114,6 +128,7 @@ class Site:
                 address=f"{HOST}:{self.admin_port}", socket=str(self.control), metrics_without_token=True
             ),
             postgres=None if self.pair is None else self.pair.settings(self.postgres_address),
+            exchange=self._exchange(self.pair) if self.pair is not None and self.has_exchange else None,
             tacacs=TacacsSettings(
                 listeners=(
                     ListenerSettings(address=f"{HOST}:{self.tacacs_port}"),
@@ -136,6 +151,16 @@ class Site:
                 accounting=Accounting(files=(FileSink(name="records", path=str(self.records)),)),
                 seal_key=self._seal_key,
             ),
+        )
+
+    def _exchange(self, pair: DatabasePair) -> ExchangeSettings:
+        """Return a gateway whose simulators end with it."""
+        return ExchangeSettings(
+            listeners=(ListenerSettings(address=f"{HOST}:{self.exchange_port}"),),
+            pod=PodSettings(name="demo"),
+            auth=AuthSettings(dev_key_file=str(self.dev_key_file)),
+            store=StoreSettings(dsn=Secret(pair.sessions_dsn())),
+            process=ProcessSettings(directory=str(self._directory / "simulators"), dies_with_parent=True),
         )
 
     def client(self, key: str = "") -> TacacsClient:

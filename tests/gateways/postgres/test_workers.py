@@ -15,12 +15,14 @@ from sojourn.config import SojournSettings
 from sojourn.core.clock import monotonic
 from sojourn.core.events import Events
 from sojourn.core.settings import ListenerSettings
+from sojourn.gateways.exchange.config import ExchangeSettings
 from sojourn.gateways.postgres import wire
 from sojourn.gateways.postgres.config import PostgresSettings
 from sojourn.gateways.postgres.messages import SQLSTATE, Refusal
 from sojourn.gateways.postgres.scram import KeyCache
 from sojourn.gateways.postgres.worker_link import KEY_FILE, VARIABLE, WorkerLink, WorkerPlace
 from sojourn.gateways.postgres.workers import RESTART_FAILED, WORKER_STARTED, Supervisor, worker_environment
+from sojourn.gateways.tacacs.config import TacacsSettings
 
 
 def test_a_place_survives_the_environment(tmp_path: Path):
@@ -37,9 +39,16 @@ def test_only_the_first_worker_has_what_cannot_be_shared(tmp_path: Path):
         ListenerSettings(address="127.0.0.1:6432"),
         ListenerSettings(address="unix:/run/pg/.s.PGSQL.6432"),
     )
-    settings = SojournSettings(postgres=PostgresSettings(listeners=listeners, workers_count=2))
-    first = settings_of_worker(settings, WorkerPlace(0, True, tmp_path)).postgres
-    other = settings_of_worker(settings, WorkerPlace(1, False, tmp_path)).postgres
+    settings = SojournSettings(
+        postgres=PostgresSettings(listeners=listeners, workers_count=2),
+        tacacs=TacacsSettings(),
+        exchange=ExchangeSettings(listeners=listeners[:1]),
+    )
+    of_first = settings_of_worker(settings, WorkerPlace(0, True, tmp_path))
+    of_another = settings_of_worker(settings, WorkerPlace(1, False, tmp_path))
+    assert (of_first.tacacs, of_first.exchange) == (settings.tacacs, settings.exchange)
+    assert (of_another.tacacs, of_another.exchange) == (None, None)
+    first, other = of_first.postgres, of_another.postgres
     assert first is not None
     assert other is not None
     assert [one.address for one in first.listeners] == [one.address for one in listeners]
