@@ -105,13 +105,19 @@ def batches_of(all_exchanges: Sequence[exchanges.Exchange], depth: int) -> list[
     return batches
 
 
-def connect(port: int, number: int) -> socket.socket:
-    """Open connection ``number``; thousands of them come from several addresses of the loopback network."""
+def socket_of(number: int) -> socket.socket:
+    """Return the socket of connection ``number``; thousands come from several addresses of the loopback network."""
     sock = socket.socket()
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    sock.settimeout(_ANSWER_TIMEOUT_S)
     sock.bind((f"127.0.0.{2 + number % _SOURCES_COUNT}", 0))
+    return sock
+
+
+def connect(port: int, number: int) -> socket.socket:
+    """Open connection ``number``."""
+    sock = socket_of(number)
+    sock.settimeout(_ANSWER_TIMEOUT_S)
     sock.connect(("127.0.0.1", port))
     return sock
 

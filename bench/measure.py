@@ -41,6 +41,30 @@ class Shape(NamedTuple):
         return f"{self.connections}x{self.depth}" + (" reconnecting" if self.reconnects else "")
 
 
+def cpu_ns_of(pid: int) -> int:
+    """Return the CPU time of all threads of a process; the kernel's ticks in ``stat`` are 10 ms, these are ns."""
+    total = 0
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        with contextlib.suppress(FileNotFoundError):
+            total += int((task / "schedstat").read_text().split()[0])
+    return total
+
+
+def waited_ns_of(pid: int) -> int:
+    """Return for how long the threads of a process, together, had work to do and no core to do it on."""
+    total = 0
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        with contextlib.suppress(FileNotFoundError):
+            total += int((task / "schedstat").read_text().split()[1])
+    return total
+
+
+def rss_bytes_of(pid: int) -> int:
+    """Return the memory that a process occupies."""
+    pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE")
+
+
 class ServerProcess:
     """A server of ours in a process of its own; gone when the block ends.
 
@@ -61,17 +85,12 @@ class ServerProcess:
         self.port = int(line)
 
     def cpu_ns(self) -> int:
-        """Return the CPU time of all its threads; the kernel's ticks in ``stat`` are 10 ms, these are ns."""
-        total = 0
-        for task in Path(f"/proc/{self._process.pid}/task").iterdir():
-            with contextlib.suppress(FileNotFoundError):
-                total += int((task / "schedstat").read_text().split()[0])
-        return total
+        """Return the CPU time of all its threads."""
+        return cpu_ns_of(self._process.pid)
 
     def rss_bytes(self) -> int:
         """Return the memory that it occupies."""
-        pages = int(Path(f"/proc/{self._process.pid}/statm").read_text().split()[1])
-        return pages * os.sysconf("SC_PAGE_SIZE")
+        return rss_bytes_of(self._process.pid)
 
     def close(self) -> None:
         """End it; it stops when its standard input is closed."""
@@ -156,18 +175,21 @@ def bytes_per_connection(server: ServerProcess, plan: Plan) -> float:
 
 
 class Gate(msgspec.Struct):
-    """A promise about a number: at most this much."""
+    """A promise about a number: at most this much. What could not be measured, ``missing`` says why, is not kept."""
 
     what: str
     value: float
     at_most: float
+    missing: str = ""
 
     @property
     def is_kept(self) -> bool:
         """Tell whether it holds."""
-        return self.value <= self.at_most
+        return not self.missing and self.value <= self.at_most
 
     def __str__(self) -> str:
+        if self.missing:
+            return f"NOT MEASURED  {self.what}: {self.missing}"
         verdict = "PASS" if self.is_kept else "FAIL"
         return f"{verdict}  {self.what}: {self.value:.2f}, at most {self.at_most:g}"
 
@@ -242,7 +264,16 @@ def write_results(name: str, content: dict[str, Any], gates: Sequence[Gate]) -> 
     told = {
         "machine": machine(),
         **content,
-        "gates": [{"what": g.what, "value": g.value, "at_most": g.at_most, "kept": g.is_kept} for g in gates],
+        "gates": [
+            {
+                "what": gate.what,
+                "value": None if gate.missing else gate.value,
+                "at_most": gate.at_most,
+                "kept": gate.is_kept,
+                **({"missing": gate.missing} if gate.missing else {}),
+            }
+            for gate in gates
+        ],
     }
     path = RESULTS / f"{name}.json"
     path.write_bytes(msgspec.json.format(msgspec.json.encode(told), indent=2) + b"\n")

@@ -13,12 +13,14 @@ def draw_ratios(
     title: str,
     ratios: Mapping[str, Mapping[str, float]],
     limits: Sequence[tuple[str, str, float]],
+    unit: str = "times bare",
 ) -> None:
     """Draw one group of bars per shape, one bar per series, and a line where a bar may reach to.
 
     Args:
         ratios: by shape, then by series.
         limits: shape, series and the most that its ratio may be.
+        unit: of the ratios, in words.
     """
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg  # noqa: PLC0415 - an extra
@@ -44,7 +46,38 @@ def draw_ratios(
             place = shapes.index(shape) - GROUP_WIDTH / 2 + (series.index(name) + 0.5) * width
             axes.hlines(most, place - width / 2, place + width / 2, colors="black", linewidth=2)
     axes.set_xticks(range(len(shapes)), shapes)
-    axes.set_ylabel("times bare")
-    axes.set_title(f"{title}; black: the most allowed", fontsize=10)
+    axes.set_ylabel(unit)
+    axes.set_title(f"{title}; black: the most allowed" if limits else title, fontsize=10)
     axes.legend(fontsize=8)
+    figure.savefig(path, dpi=120)
+
+
+def draw_times(
+    path: Path, title: str, counts: Sequence[float], marks: Sequence[tuple[float, str]], unit: str
+) -> None:
+    """Draw one bar per second, and a line where something was done.
+
+    Args:
+        counts: by second from 0.
+        marks: moments in seconds, and what was done.
+        unit: of the counts, in words.
+    """
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg  # noqa: PLC0415 - an extra
+        from matplotlib.figure import Figure  # noqa: PLC0415 - as above
+    except ImportError:
+        print("no plot: matplotlib is not installed (pip install 'sojourn[plot]')")
+        return
+    figure = Figure(figsize=(10, 4), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    axes.bar([second + 0.5 for second in range(len(counts))], counts, 0.9)
+    top = max([*counts, 1])
+    axes.set_ylim(0, top * 1.35)
+    for at, words in marks:
+        axes.axvline(at, color="black", linewidth=1, linestyle=":")
+        axes.text(at, top * 1.32, f" {words}", rotation=90, va="top", fontsize=8)
+    axes.set_xlabel("seconds")
+    axes.set_ylabel(unit)
+    axes.set_title(title, fontsize=10)
     figure.savefig(path, dpi=120)
