@@ -9,10 +9,13 @@ from __future__ import annotations
 import ast
 import asyncio
 import functools
+import importlib
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
+
+import exchange_pages
 
 import sojourn.app
 from sojourn.cli.main import app
@@ -74,6 +77,9 @@ several like it. No event holds a secret.
 
 _MEANINGS = {
     "breaker.changed": "The circuit of a backend's address opened, closed, or is being probed.",
+    "exchange.auth_keys_changed": "The issuer's public keys were fetched and are others than before.",
+    "exchange.embedded_started": "A PostgreSQL or Valkey of our own runs.",
+    "exchange.pod_leaving": "The pod begins to hand its sessions over and to send its clients away.",
     "listener.handshake_failed": "A peer did not get through the TLS handshake or the PROXY header in time.",
     "listener.started": "An address is bound; connections are accepted from now on.",
     "listener.started_in_memory": "As `listener.started`, within the process: for tests.",
@@ -91,6 +97,26 @@ _MEANINGS = {
     "tacacs.accounting": "An accounting record was stored (`success`) or not (`error`), and why.",
     "tacacs.authentication": "A login, ENABLE or change of a password: `pass`, `fail` or `error`, and why.",
     "tacacs.authorization": "A session or command: `permit`, `deny` or `error`, the rule, and why.",
+    "sojourn_exchange_auth_degraded": "1: tokens that are new to us cannot be checked; 0: they can.",
+    "sojourn_exchange_auth_refused_total": "Tokens and tickets that were refused, by reason.",
+    "sojourn_exchange_backend_up": "1: a backend, such as the database or the bus, answers; 0: it does not.",
+    "sojourn_exchange_events_waiting": "Events of sessions that this pod owns, which the log has not taken yet.",
+    "sojourn_exchange_http_rate_refused_total": "Requests refused because too many came, per address or subject.",
+    "sojourn_exchange_http_request_seconds_bucket": "Requests that took at most `le` seconds, as of a histogram.",
+    "sojourn_exchange_http_request_seconds_count": "Requests whose time is in the sum.",
+    "sojourn_exchange_http_request_seconds_sum": "Seconds that requests took together.",
+    "sojourn_exchange_http_requests_in_flight": "Requests that are being served.",
+    "sojourn_exchange_http_requests_total": "Requests served.",
+    "sojourn_exchange_links": "WebSockets of clients.",
+    "sojourn_exchange_links_closed_total": "WebSockets that ended, by close code.",
+    "sojourn_exchange_links_opened_total": "WebSockets opened.",
+    "sojourn_exchange_pods": "Pods that this one knows to live, itself included.",
+    "sojourn_exchange_ready": "1: new sessions are welcome; 0: they are not.",
+    "sojourn_exchange_rooms": "Sessions that this pod serves: its own, and those of other pods with a client here.",
+    "sojourn_exchange_sessions_adopted_total": "Sessions that were nobody's and are this pod's since.",
+    "sojourn_exchange_sessions_expired_total": "Sessions that this pod ended because their time was up.",
+    "sojourn_exchange_sessions_owned": "Sessions that this pod owns.",
+    "sojourn_exchange_simulators": "Simulators of the sessions that this pod owns, by state.",
     "sojourn_offload_failed_total": "Slow calls, such as password hashes, that raised an error.",
     "sojourn_offload_refused_total": "Slow calls that were refused because too many waited.",
     "sojourn_offload_submitted_total": "Slow calls given to the pool of threads.",
@@ -117,10 +143,11 @@ _MEANINGS = {
 
 
 class EventWords(NamedTuple):
-    """What the sources say about one kind of event: the name of its constant, and the text below it."""
+    """What the sources say about one kind of event: the name of its constant, the text below it, and its module."""
 
     constant: str
     meaning: str
+    module: str
 
 
 def pages() -> dict[str, str]:
@@ -129,6 +156,7 @@ def pages() -> dict[str, str]:
         "settings.md": reference_markdown(),
         "command-line.md": command_line_page(),
         "metrics-and-events.md": metrics_and_events_page(),
+        **exchange_pages.pages(),
     }
 
 
@@ -191,7 +219,7 @@ def metrics_and_events_page() -> str:
     return "".join(
         (
             _METRICS_HEAD,
-            *(_metric_row(*metric) for metric in metrics()),
+            *(_metric_row(*metric) for metric in (*metrics(), *exchange_metrics())),
             _EVENTS_HEAD,
             *(_event_row(kind) for kind in sorted(_kinds(), key=lambda kind: kind.name)),
         )
@@ -246,12 +274,29 @@ def _postgres() -> PostgresSettings:
     )
 
 
+def exchange_metrics() -> Iterator[tuple[str, str, str, str]]:
+    """Yield the same of the exchange gateway, read off its sources: what it shows needs a database and clients."""
+    found: dict[str, str] = {}
+    for file in sorted((SOURCES / "gateways/exchange").rglob("*.py")):
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            match node:
+                case ast.Yield(
+                    value=ast.Tuple(elts=[ast.Constant(value=str(name)), ast.Dict(keys=keys), _])
+                ) if name.startswith("sojourn_"):
+                    found[name] = ", ".join(f"`{ast.literal_eval(key)}`" for key in keys if key is not None)
+    for name, labels in sorted(found.items()):
+        kind = "counter" if name.endswith("_total") else "gauge"
+        yield name, kind, labels, name.replace("_", " ")
+
+
 def _metric_row(name: str, kind: str, labels: str, text: str) -> str:
     return f"| `{name}` | {kind} | {labels} | {_cell(_MEANINGS.get(name, text))} |\n"
 
 
 def _kinds() -> list[EventKind]:
     """Return the kinds that the sources declare; a process of tests has others besides."""
+    for module in {words.module for words in event_words().values()}:
+        importlib.import_module(module)  # a kind is known once its module is loaded, and some are loaded late
     return [kind for kind in EventKind.all if kind.name in event_words()]
 
 
@@ -267,6 +312,7 @@ def event_words() -> dict[str, EventWords]:
     """Return what stands in the sources about each kind of event, by its name."""
     found: dict[str, EventWords] = {}
     for file in sorted(SOURCES.rglob("*.py")):
+        module = ".".join(("sojourn", *file.relative_to(SOURCES).with_suffix("").parts))
         body = ast.parse(file.read_text(encoding="utf-8")).body
         for statement, following in zip(body, [*body[1:], None], strict=True):
             match statement:
@@ -275,7 +321,7 @@ def event_words() -> dict[str, EventWords]:
                     | ast.AnnAssign(target=ast.Name(id=constant), value=ast.Call() as call)
                 ) if ast.unparse(call.func) == "EventKind":
                     name = ast.literal_eval(call.args[0])
-                    found[name] = EventWords(constant, _text_of(following))
+                    found[name] = EventWords(constant, _text_of(following), module)
     return found
 
 
