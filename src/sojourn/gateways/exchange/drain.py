@@ -48,6 +48,7 @@ class Drain:
         window_s: over how long clients are sent away, so that they do not all come back at once.
         pods: returns those that live.
         sleep: waits.
+        flush_s: for one try to make a session's events durable and hand it over.
     """
 
     def __init__(
@@ -57,12 +58,14 @@ class Drain:
         window_s: float,
         pods: Callable[[], Iterable[Pod]],
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        flush_s: float = FLUSH_S,
     ) -> None:
         self._keeper = keeper
         self._services: PodServices = keeper.services
         self._window_s = window_s
         self._pods = pods
         self._sleep = sleep
+        self._flush_s = flush_s
         self._patient_until = float("inf")
         self.handed_over = self.left_alone = 0
 
@@ -96,7 +99,7 @@ class Drain:
             while not self._services.bus.health().is_up and self._is_patient():
                 await self._sleep(LOOK_S)  # the session goes on here meanwhile
             try:
-                async with asyncio.timeout(FLUSH_S), room.changing:
+                async with asyncio.timeout(self._flush_s), room.changing:
                     is_done = await self._give(room, role)
             except (BackendUnavailable, TimeoutError):
                 is_done = None

@@ -34,12 +34,14 @@ class Feed:
     for rows that never changed, below ``base``.
     """
 
-    __slots__ = ("_frames", "_rows", "base", "revision")
+    __slots__ = ("_common", "_common_cursor", "_frames", "_rows", "base", "revision")
 
     def __init__(self) -> None:
         self.base = self.revision = 0
         self._rows: dict[str, _Row] = {}
         self._frames: dict[tuple[int, Symbols, bool], bytes] = {}
+        self._common, self._common_cursor = b"", -1
+        """Of the frames in JSON with all symbols, nearly everybody's, the one that was asked for last."""
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -80,6 +82,7 @@ class Feed:
         """Take rows that changed in different revisions up to a later one, the oldest change first."""
         self.revision = revision
         self._frames.clear()
+        self._common_cursor = -1
         for symbol, value, changed in rows:
             self._rows.pop(symbol, None)
             self._rows[symbol] = _Row(changed, value)
@@ -93,6 +96,9 @@ class Feed:
             is_binary: MessagePack.
         Returns: empty if nothing that it wants has changed. A cursor below ``base``, or 0, gets a full frame.
         """
+        is_common = symbols is None and not is_binary
+        if is_common and cursor == self._common_cursor:
+            return self._common
         if cursor < self.base:
             cursor = 0
         if cursor == self.revision and cursor:
@@ -101,6 +107,8 @@ class Feed:
         made = self._frames.get(key)
         if made is None:
             made = self._frames[key] = self._make(cursor, symbols, is_binary=is_binary)
+        if is_common:
+            self._common, self._common_cursor = made, cursor
         return made
 
     def _make(self, cursor: int, symbols: Symbols, *, is_binary: bool) -> bytes:

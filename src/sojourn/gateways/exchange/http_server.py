@@ -194,6 +194,21 @@ class HttpProtocol(RequestHandler):
                     self.close()
                 self.end_visit()
 
+    def hand_over(self, protocol: asyncio.Protocol) -> None:
+        """Give the transport to another protocol, for good; bytes that came too early go with it.
+
+        Then: the handler returns what it has answered, and nothing more is read or written here.
+        """
+        transport, tail = self.connection.transport, self._message_tail
+        is_paused = self._reading_paused
+        self.transport, self._message_tail = None, b""
+        RequestHandler.connection_lost(self, None)
+        transport.set_protocol(protocol)
+        if is_paused:
+            transport.resume_reading()
+        if tail:
+            protocol.data_received(tail)
+
     def handle_error(
         self,
         request: web.BaseRequest,

@@ -45,6 +45,7 @@ class Ladder:
         "_settings",
         "_stalled_since",
         "_step",
+        "is_watched",
         "next_ms",
         "skipped_count",
     )
@@ -57,6 +58,8 @@ class Ladder:
         self._step = self._calm_count = self._forgiven_bytes = 0
         self._stalled_since = 0.0
         self.next_ms = 0.0
+        self.is_watched = False
+        """Something waited when it was last looked at: it is to be looked at again, even if nothing waits now."""
         self.skipped_count = 0
 
     @property
@@ -72,6 +75,7 @@ class Ladder:
             now_s: monotonic.
         """
         settings = self._settings
+        self.is_watched = waiting_bytes > 0
         if not waiting_bytes:
             self._stalled_since = 0.0
             self._forgiven_bytes = 0
@@ -89,6 +93,7 @@ class Ladder:
     def forgive(self, size_bytes: int) -> None:
         """Do not count what is replayed to a client until it has taken all of it, or it would never catch up."""
         self._forgiven_bytes += size_bytes
+        self.is_watched = True
 
     def skip(self) -> None:
         """Take note that a market tick was passed over."""
@@ -103,4 +108,4 @@ class Ladder:
             if self._calm_count >= self.CALM_COUNT:
                 self._calm_count = 0
                 self._step -= 1
-        self.next_ms = now_ms + self.interval_ms
+        self.next_ms = now_ms + self._settings.intervals_ms[self._step]

@@ -447,15 +447,17 @@ class ClientLink:
             self.outlet.write(data)
             self.room.record(self, OUT, len(data), frame)
 
-    def send_event(self, data: bytes, event: LogEvent) -> None:
+    def send_event(self, data: bytes) -> None:
         """Send an event that is encoded already; a client that takes none any more is closed."""
         if self.closed:
             return
-        if self.ladder.look(self.outlet.waiting_bytes(), self._clock()) == Rung.CLOSE:
+        outlet, ladder = self.outlet, self.ladder
+        waiting = outlet.waiting_bytes()
+        # The clock only where it matters: nothing waits at nearly all times.
+        if (waiting or ladder.is_watched) and ladder.look(waiting, self._clock()) == Rung.CLOSE:
             self.close(Close.SLOW_CONSUMER, "events wait too long")
             return
-        self.outlet.write(data)
-        self.room.record(self, OUT, len(data), event)
+        outlet.write(data)
 
     def send_snapshot(self) -> None:
         """Send everything anew."""
@@ -472,7 +474,7 @@ class ClientLink:
         if self.closed or not (has_market or has_portfolio) or now_s * 1000 < ladder.next_ms:
             return
         waiting = self.outlet.waiting_bytes()
-        rung = ladder.look(waiting, now_s) if waiting else Rung.ALL
+        rung = ladder.look(waiting, now_s) if waiting or ladder.is_watched else Rung.ALL
         if rung == Rung.CLOSE:
             self.close(Close.SLOW_CONSUMER, "it takes less than it gets")
             return

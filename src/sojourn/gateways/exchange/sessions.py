@@ -13,6 +13,7 @@ Source: exchange-session-service.md section 5.6.
 from __future__ import annotations
 
 import asyncio
+import math
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
@@ -110,6 +111,8 @@ class SessionKeeper:
         self._simulators_count = simulators_count
         self._on_closed = on_closed
         self._with_news: set[SessionRoom] = set()
+        self.news = asyncio.Event()
+        """Set while a room has something that somebody lacks."""
         self._opening: dict[str, asyncio.Future[SessionRoom]] = {}
         self._settling: set[str] = set()
         self.bus_up_at = float("-inf")
@@ -346,20 +349,30 @@ class SessionKeeper:
 
     def has_news(self, room: SessionRoom) -> None:
         """Let the next tick look at a room."""
+        room.view.due_ms = 0.0
         self._with_news.add(room)
+        self.news.set()
 
     def tick(self, now_s: float) -> None:
         """Send what is new, to every link whose time has come, and to followers."""
         rooms, self._with_news = self._with_news, set()
+        now_ms = now_s * 1000
         try:
             while rooms:
                 room = rooms.pop()
-                room.view.tick(now_s)
-                wants_more = room.role is not None and room.role.tick(now_s)
-                if wants_more or room.view.is_behind:
+                view = room.view
+                if now_ms < view.due_ms:
+                    self._with_news.add(room)
+                    continue
+                view.tick(now_s)
+                if room.role is not None and room.role.tick(now_s):
+                    view.due_ms = 0.0
+                if view.due_ms != math.inf:
                     self._with_news.add(room)
         finally:
             self._with_news |= rooms  # a bug met in one of them must not cost the others their news
+            if not self._with_news:
+                self.news.clear()
 
     def tell_followers(self, frame: Any) -> None:
         """Send a control frame to the links of sessions that are not owned here."""

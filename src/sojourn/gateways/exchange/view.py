@@ -8,11 +8,13 @@ database and no simulator.
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
+from sojourn.core.recorder import Direction
 from sojourn.gateways.exchange import wire
 from sojourn.gateways.exchange.event_log import EventLog, LogEvent
 from sojourn.gateways.exchange.feed import Feed
@@ -63,6 +65,7 @@ class SessionView:
         "_portfolio",
         "_portfolio_frames",
         "degraded",
+        "due_ms",
         "feed",
         "last_seq",
         "last_simulator",
@@ -78,6 +81,8 @@ class SessionView:
         self.log = log
         self.feed = Feed()
         self.links: set[ClientLink] = set()
+        self.due_ms = math.inf
+        """When the last tick has left something for a later one: not before this time; else never."""
         self.degraded: dict[str, None] = {}
         """What clients were told is away, and not yet that it is back."""
         self.simulator = ""
@@ -102,12 +107,18 @@ class SessionView:
                 self.take_orders(())  # another market counts its orders from 1 again
             self.last_simulator, self.last_seq = event.simulator, event.seq
         self.note(event)
-        frames: dict[bool, bytes] = {}
-        for link in tuple(self.links):
-            frame = frames.get(link.is_binary)
-            if frame is None:
-                frame = frames[link.is_binary] = event_frame(event, is_binary=link.is_binary)
-            link.send_event(frame, event)
+        json = msgpack = b""
+        links = tuple(self.links)
+        for link in links:
+            if link.is_binary:
+                msgpack = msgpack or event_frame(event, is_binary=True)
+                link.send_event(msgpack)
+            else:
+                json = json or event_frame(event, is_binary=False)
+                link.send_event(json)
+        if links:
+            # Once for all of them: hundreds of the same line would push everything else out of the recorder.
+            links[0].room.record(links[0], Direction.OUT, len(json or msgpack), event)
 
     def note(self, event: LogEvent) -> None:
         """Remember what an event tells of orders."""
@@ -177,16 +188,18 @@ class SessionView:
         if change is not None:
             change.set()
 
-    @property
-    def is_behind(self) -> bool:
-        """Say whether a link lacks something of market or portfolio."""
-        market, portfolio = self.feed.revision, self.portfolio_revision
-        return any(link.market_cursor != market or link.portfolio_cursor != portfolio for link in self.links)
-
     def tick(self, now_s: float) -> None:
         """Send each link whose time has come what it lacks of market and portfolio."""
+        now_ms, due_ms = now_s * 1000, math.inf
+        market, portfolio = self.feed.revision, self.portfolio_revision
         for link in tuple(self.links):
-            link.tick(now_s)
+            if link.market_cursor != market or link.portfolio_cursor != portfolio:
+                if now_ms >= link.ladder.next_ms:
+                    link.tick(now_s)
+                    if link.market_cursor == market and link.portfolio_cursor == portfolio:
+                        continue
+                due_ms = min(due_ms, link.ladder.next_ms)
+        self.due_ms = due_ms
 
     def order(self, number: int, after: int = 0) -> bytes | None:
         """Return an order as its last event told it; one that ended long ago is looked for in the log.

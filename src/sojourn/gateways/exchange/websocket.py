@@ -1,7 +1,8 @@
 """WebSocketDoor: from an HTTP upgrade to a :class:`~.links.ClientLink` of a session, and back to nothing.
 
-Whoever is not let in gets an HTTP answer; nobody is accepted and closed afterwards. What a client sends is read by
-aiohttp; what it gets is written to the transport as it was encoded, once for all who get the same.
+Whoever is not let in gets an HTTP answer; nobody is accepted and closed afterwards. The handshake is
+aiohttp's last work on a connection; then a :class:`~.link_protocol.LinkProtocol` has it. What a client gets is written
+to the transport as it was encoded, once for all who get the same.
 
 Source: exchange-session-service.md section 5.4.
 """
@@ -12,14 +13,16 @@ import secrets
 import socket
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 import msgspec
-from aiohttp import WSCloseCode, WSMsgType, web
+from aiohttp import web
 
 from sojourn.gateways.exchange import wire
 from sojourn.gateways.exchange.http_server import connection_of, peer_address, protocol_of
 from sojourn.gateways.exchange.ids import is_id
+from sojourn.gateways.exchange.link_protocol import LinkProtocol, upgrade_of
 from sojourn.gateways.exchange.links import ClientLink
 from sojourn.gateways.exchange.messages import SUBPROTOCOL_JSON, SUBPROTOCOL_MSGPACK, Close
 from sojourn.gateways.exchange.problems import Kind, Refusal
@@ -97,22 +100,6 @@ class TransportOutlet:
         self._transport.abort()
 
 
-class Socket(web.WebSocketResponse):
-    """aiohttp's WebSocket, which tells the link first when it closes because of what it has read."""
-
-    link: ClientLink | None = None
-
-    async def close(self, *, code: int = WSCloseCode.OK, message: bytes = b"", drain: bool = True) -> bool:
-        """Close; there is one close frame, and behind it nothing more is sent. Source: RFC 6455 section 5.5.1."""
-        link = self.link
-        if link is not None and link.closed and not self.closed:
-            self._set_closed()  # the link's own close frame has gone out, or nobody is there any more
-            return False
-        if link is not None and code != WSCloseCode.OK:
-            link.lost(code)
-        return await super().close(code=code, message=message, drain=drain)
-
-
 class WebSocketDoor:
     """Lets clients in to their sessions.
 
@@ -175,45 +162,16 @@ class WebSocketDoor:
         if self._keeper.is_draining:
             raise Refusal(Kind.DRAINING, retry_after_s=1.0)
         _check_protocols(request)
-        settings = self._settings()
-        response = Socket(
-            protocols=(SUBPROTOCOL_JSON, SUBPROTOCOL_MSGPACK),
-            autoclose=False,
-            autoping=False,
-            compress=False,
-            max_msg_size=settings.frame_bytes,
-            timeout=CLOSE_WAIT_S,
-        )
-        if not response.can_prepare(request).ok:
-            raise Refusal(Kind.BAD_REQUEST, "this address speaks WebSocket: send an upgrade (RFC 6455)")
+        answer, chosen = upgrade_of(request, (SUBPROTOCOL_JSON, SUBPROTOCOL_MSGPACK))
         room, expires_at = await self._find_room(request)
         self._keeper.enter(room)
         try:
-            return await self._visit(request, response, room, expires_at, settings)
-        finally:
+            await answer.prepare(request)
+            self._begin(request, room, expires_at, is_binary=chosen == SUBPROTOCOL_MSGPACK)
+        except BaseException:
             self._keeper.depart(room)
-
-    async def _visit(
-        self,
-        request: web.Request,
-        response: Socket,
-        room: SessionRoom,
-        expires_at: float,
-        settings: LinkSettings,
-    ) -> web.StreamResponse:
-        """Upgrade, and serve the link to its end."""
-        await response.prepare(request)
-        transport = request.transport
-        if transport is None:
-            return response
-        link = response.link = self._begin(request, response, room, transport, settings)
-        self._expires[link] = expires_at
-        code = 1006
-        try:
-            code = await _serve(response, link)
-        finally:
-            self._end(link, code)
-        return response
+            raise
+        return answer
 
     # Who comes to which session
 
@@ -246,43 +204,43 @@ class WebSocketDoor:
 
     # Links
 
-    def _begin(
-        self,
-        request: web.Request,
-        response: web.WebSocketResponse,
-        room: SessionRoom,
-        transport: asyncio.Transport,
-        settings: LinkSettings,
-    ) -> ClientLink:
-        """Make the link, and let the core's connection carry the session."""
-        connection, protocol = connection_of(request), protocol_of(request)
+    def _begin(self, request: web.Request, room: SessionRoom, expires_at: float, *, is_binary: bool) -> None:
+        """Make the link, let the core's connection carry the session, and take the transport from HTTP.
+
+        Raises: ConnectionResetError if the client is gone.
+        """
+        if request.transport is None:
+            raise ConnectionResetError("the client has not waited for the upgrade")
+        connection, protocol, settings = connection_of(request), protocol_of(request), self._settings()
+        transport = connection.transport
         transport.set_write_buffer_limits(high=settings.close_bytes)
         _set_user_timeout(transport)
         conn = secrets.token_urlsafe(CONN_BYTES)
-        outlet = TransportOutlet(transport, connection, self._note_closing)
         link = ClientLink(
             conn,
             room,
-            outlet,
+            TransportOutlet(transport, connection, self._note_closing),
             settings,
             clock=self._clock,
             wall_ms=self._wall_ms,
-            is_binary=response.ws_protocol == SUBPROTOCOL_MSGPACK,
+            is_binary=is_binary,
             spawn=self._spawn,
         )
         self.greeting.add(link)
+        self._expires[link] = expires_at
         self.opened_count += 1
-        protocol.serves_only_its_client = True
         self._session_of(room).attach(connection, conn)
         protocol.end_visit()
-        return link
+        ended = partial(self._end, link, room)
+        protocol.hand_over(LinkProtocol(link, connection, transport, settings.frame_bytes, ended))
 
-    def _end(self, link: ClientLink, code: int) -> None:
+    def _end(self, link: ClientLink, room: SessionRoom, code: int) -> None:
         link.lost(code)
         self.greeting.discard(link)
         self._closing.pop(link.outlet, None)  # type: ignore[call-overload]  # its outlet is ours
         del self._expires[link]
         self.closes[link.closed] += 1
+        self._keeper.depart(room)
 
     def _note_closing(self, outlet: TransportOutlet) -> None:
         self._closing[outlet] = self._clock() + CLOSE_WAIT_S
@@ -325,25 +283,6 @@ def _check_protocols(request: web.Request) -> None:
     if offered and not offered & {SUBPROTOCOL_JSON, SUBPROTOCOL_MSGPACK}:
         wanted = f"{SUBPROTOCOL_JSON} or {SUBPROTOCOL_MSGPACK}"
         raise Refusal(Kind.BAD_REQUEST, f"none of the offered subprotocols is {wanted}")
-
-
-async def _serve(response: web.WebSocketResponse, link: ClientLink) -> int:
-    """Hand on what the client says until it says no more; return the code that it ended with."""
-    receive = response.receive
-    while True:
-        message = await receive()
-        kind = message.type
-        if kind in (WSMsgType.TEXT, WSMsgType.BINARY):
-            link.receive(message.data)
-        elif kind in (WSMsgType.PING, WSMsgType.PONG):
-            if link.pinged() and kind == WSMsgType.PING:
-                await response.pong(message.data)
-        elif kind == WSMsgType.CLOSE:
-            if not link.closed:
-                await response.close(code=WSCloseCode.OK)
-            return int(message.data or Close.BYE)
-        elif kind in (WSMsgType.CLOSING, WSMsgType.CLOSED, WSMsgType.ERROR):
-            return response.close_code or 1006
 
 
 def _own_origins(request: web.Request) -> tuple[str, ...]:

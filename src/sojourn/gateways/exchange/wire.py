@@ -23,6 +23,7 @@ _LONGEST_DETAIL: Final = 200
 _TEXT: Final = 0x1
 _BINARY: Final = 0x2
 _CLOSE: Final = 0x8
+_PONG: Final = 0xA
 _FIN: Final = 0x80
 _LONGEST_7_BITS: Final = 125
 _LONGEST_16_BITS: Final = 0xFFFF
@@ -139,6 +140,11 @@ def websocket(payload: bytes, *, is_binary: bool = False) -> bytes:
     if size <= _LONGEST_16_BITS:
         return bytes((first, 126)) + size.to_bytes(2, "big") + payload
     return bytes((first, 127)) + size.to_bytes(8, "big") + payload
+
+
+def pong(payload: bytes) -> bytes:
+    """Return the WebSocket frame that answers a ping. Source: RFC 6455 section 5.5.3."""
+    return bytes((_FIN | _PONG, len(payload))) + payload
 
 
 def close(code: int, reason: str) -> bytes:
