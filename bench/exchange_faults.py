@@ -30,10 +30,10 @@ KINDS: Final = (
     "simulator cut",
 )
 SHARES: Final = {
-    "client cut": 0.36,
+    "client cut": 0.38,
     "slow client": 0.20,
-    "service killed": 0.07,
-    "service drained": 0.07,
+    "service killed": 0.06,
+    "service drained": 0.06,
     "Valkey restarted": 0.07,
     "simulator cut": 0.23,
 }
@@ -153,13 +153,15 @@ class Director:
 
     async def _back(self, kind: str, how: str, at_s: float, desks: Sequence[Desk]) -> None:
         """Wait until the clients that a fault has hit are live again, and note it."""
-        until = at_s + BACK_S
-        waiting = list(desks)
-        while waiting and time.monotonic() < until:
-            waiting = [desk for desk in waiting if desk.trader.live.state != "live" and not desk.trader.error]
-            if waiting:
-                await asyncio.sleep(LOOK_S)
+        await self._until_live(desks, at_s)
         self.faults.append(Fault(kind, how, at_s, time.monotonic() - at_s, len(desks)))
+
+    async def _until_live(self, desks: Sequence[Desk], at_s: float) -> None:
+        """Wait until they all are, or a minute after ``at_s``."""
+        while time.monotonic() < at_s + BACK_S:
+            if all(desk.trader.live.state == "live" or desk.trader.error for desk in desks):
+                return
+            await asyncio.sleep(LOOK_S)
 
     def _clients_of(self, pod: PodProcess) -> list[Desk]:
         return [desk for desk in self._desks if pod.name in desk.line.pod_names]
@@ -211,11 +213,9 @@ class Director:
         await asyncio.sleep(self._chance.uniform(0.5, 11.0))
         desk.line.clear()
         await asyncio.sleep(SETTLE_S)
-        await self._back("slow client", "", at_s, [desk])
-        if len(desk.trader.greetings) > greetings:
-            self.faults[-1] = self.faults[-1]._replace(how="closed")
-        else:
-            self.faults[-1] = self.faults[-1]._replace(how="caught up")
+        await self._until_live([desk], at_s)
+        how = "closed" if len(desk.trader.greetings) > greetings else "caught up"
+        await self._back("slow client", how, at_s, [desk])
 
     # Pods
 

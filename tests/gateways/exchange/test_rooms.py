@@ -5,9 +5,24 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from exchange_lab import ExchangeLab
+from exchange_lab import LEASE_S, ExchangeLab, LabClient
 
 from sojourn.errors import BackendUnavailable
+from sojourn.gateways.exchange import relay_wire
+from sojourn.gateways.exchange.links import Refused
+from sojourn.gateways.exchange.messages import PlaceOrder
+from sojourn.gateways.exchange.relay_wire import HandOver, NotOwner
+
+
+async def with_simulator(lab):
+    """Let a client start a simulator."""
+    await lab.start()
+    client = LabClient(lab)
+    assert await client.connect(lab.pods[0])
+    await lab.turns()
+    client.say("sim", action="start")
+    await lab.turns(60)
+    return client
 
 
 def test_a_room_that_is_swept_away_before_its_guest_is_in_is_opened_again(run):
@@ -40,6 +55,52 @@ def test_a_pod_that_leaves_does_not_keep_a_guest_waiting_for_an_owner(run):
         async with asyncio.timeout(2):
             with pytest.raises(BackendUnavailable):
                 await keeper.open(lab.session)
+        assert not keeper.rooms
+        await lab.end()
+
+    run(scenario())
+
+
+def test_an_order_that_comes_before_the_new_owner_has_found_the_simulator_may_be_sent_again(run):
+    """Section 5.6: the session moves; its client must not be told that it has no simulator."""
+
+    async def scenario():
+        lab = ExchangeLab()
+        client = await with_simulator(lab)
+        listing, may_list = lab.store.simulators.list, asyncio.Event()
+
+        async def late(*asked):
+            await may_list.wait()
+            return await listing(*asked)
+
+        lab.store.simulators.list = late
+        lab.pods[0].kill()
+        lab.clock.advance(LEASE_S)
+        coming = asyncio.ensure_future(client.connect(lab.pods[1]))
+        await lab.turns()
+        role = lab.pods[1].keeper.rooms[lab.session].role
+        order = PlaceOrder("again", "AAA", "buy", 1, "market")
+        with pytest.raises(Refused) as refused:
+            await role.carry_out(order)
+        assert (refused.value.code, refused.value.retry_after_s) == ("unavailable", 0.5)
+        may_list.set()
+        assert await coming
+        assert (await role.carry_out(order))["status"] == "filled"
+        await lab.end()
+
+    run(scenario())
+
+
+def test_a_pod_that_leaves_takes_no_session_from_another_that_leaves(run):
+    """It has begun to hand over what it had, and nobody would hand over this one."""
+
+    async def scenario():
+        lab = ExchangeLab()
+        await lab.start()
+        keeper = lab.pods[0].keeper
+        keeper.is_draining = True
+        answer = await keeper.serve(lab.session, relay_wire.write(HandOver(2)))
+        assert isinstance(relay_wire.read_answer(answer), NotOwner)
         assert not keeper.rooms
         await lab.end()
 

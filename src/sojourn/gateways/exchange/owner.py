@@ -70,6 +70,8 @@ class OwnerRole:
         self.owner = owner
         self.simulator: SimulatorRow | None = None
         self.link: SimulatorLink | None = None
+        self.has_looked = False
+        """The session's simulators are known, so that none means that there is none."""
         services = room.services
         self._services = services
         self.writer = LogWriter(
@@ -292,6 +294,8 @@ class OwnerRole:
             return await self._services.keeper.want_simulator(self.room, is_wanted=is_wanted)
         link = self.link
         if link is None or link.is_over:
+            if not self.has_looked or (link is not None and link.state == LinkState.FENCED):
+                raise Refused(Code.UNAVAILABLE, "the session is moving to another server", 0.5)
             raise Refused(Code.NO_SIMULATOR, "the session has no simulator that runs")
         was_up = link.state == LinkState.UP
         try:

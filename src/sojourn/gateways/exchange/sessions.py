@@ -306,6 +306,8 @@ class SessionKeeper:
             self._told(room, row)
             if row.state in UNSETTLED:
                 self.work_on(room, row)
+        if isinstance(room.role, OwnerRole):
+            room.role.has_looked = True
 
     def lost_ownership(self, room: SessionRoom, by: Owner | None) -> None:
         """Find a room another role."""
