@@ -17,8 +17,9 @@ import msgspec
 from msgspec import inspect
 
 from sojourn.gateways.exchange import messages, problems
-from sojourn.gateways.exchange.openapi import refusals_of
-from sojourn.gateways.exchange.routes import OPERATIONS, Operation
+from sojourn.gateways.exchange.routes import OPERATIONS
+from sojourn.web.openapi import refusals_of
+from sojourn.web.operations import Operation
 
 _REST_HEAD = """\
 # Exchange: REST

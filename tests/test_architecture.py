@@ -21,6 +21,7 @@ FLOORS = {
     "errors": 0,
     "sansio": 1,
     "core": 2,
+    "web": 2.5,
     "gateways": 3,
     "admin": 4,
     "app": 5,
@@ -42,6 +43,7 @@ OWNERS = {
         "cli/control",
         "gateways/exchange",
         "gateways/postgres/patroni",
+        "web",
     ),
     "argon2": ("gateways/tacacs/passwords", "gateways/tacacs/users"),
     "asyncpg": (

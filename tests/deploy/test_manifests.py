@@ -250,6 +250,19 @@ def test_the_overlay_says_what_the_base_says():
     assert base["http"].items() <= production["http"].items()
 
 
+def test_a_pod_is_known_by_what_kubernetes_calls_it():
+    """Every variable that the configuration names is one that the Deployment gives, and the other way round."""
+    (container,) = of_kind("Deployment")["sojourn-exchange"]["spec"]["template"]["spec"]["containers"]
+    given = {one["name"] for one in container["env"]}
+    for folder in (BASE, PRODUCTION):
+        text = (folder / "sojourn.toml").read_text(encoding="utf-8")
+        assert set(re.findall(r"\$\{env:(\w+)\}", text)) == given == set(POD)
+        assert settings_of(folder)["exchange"]["pod"] == {
+            "name": "${env:POD_NAME}",
+            "address": "${env:POD_IP}:8080",
+        }
+
+
 def test_every_secret_of_the_configuration_is_documented():
     """The files that ${file:...} names are the keys of the Secret that the page makes."""
     text = (BASE / "sojourn.toml").read_text(encoding="utf-8")

@@ -9,7 +9,7 @@ from typing import Any, get_args
 import msgspec
 import pytest
 
-from sojourn.gateways.exchange import auth_config, bodies, link_config, owner
+from sojourn.gateways.exchange import auth_config, bodies, link_config, view
 from sojourn.gateways.exchange import rest_types as t
 from sojourn.gateways.exchange.config import ExchangeSettings
 from sojourn.gateways.exchange.lifecycle import EndReason, ExpiryCause, SessionState, SimulatorState
@@ -128,7 +128,7 @@ def test_states_and_reasons_are_those_of_the_code() -> None:
     assert words_of_row(text, "`reason` of `ended`, `ended_reason`") == set(EndReason)
     assert words_of_row(text, "`reason` of `warn`") == set(ExpiryCause)
     assert words_of_row(text, "`state` of a simulator over REST") == set(SimulatorState)
-    assert words_of_row(text, "`what` of `degraded` and `restored`") == {owner._LOG, owner._SIMULATOR}
+    assert words_of_row(text, "`what` of `degraded` and `restored`") == {view.EVENTS, view.SIMULATOR}
     grades = get_args(next(one.type for one in msgspec.structs.fields(QualityReport) if one.name == "grade"))
     assert words_of_row(text, "`grade` of `quality`") == set(grades)
 

@@ -1,7 +1,8 @@
 """Pods in one process: sessions on several of them, simulators without sockets, faults on demand.
 
 The bus and the store are the ones in memory, the simulators are real ones behind channels that can be cut. Nothing
-waits for real time but turns of the loop.
+waits for real time but turns of the loop. Tries follow each other without a pause, so that what is tried in vain until
+a deadline is for :class:`TurningLoop`, where it is over after some turns.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import selectors
 
 from link_room import KeptOutlet
 from websockets.client import ClientProtocol
@@ -28,9 +30,11 @@ from sojourn.gateways.exchange.market.settings import InstrumentSettings, Market
 from sojourn.gateways.exchange.market.simulation import Simulation
 from sojourn.gateways.exchange.memory_bus import MemoryHub
 from sojourn.gateways.exchange.memory_store import MemoryStore
+from sojourn.gateways.exchange.pod_commands import PodCommands
+from sojourn.gateways.exchange.room_simulators import RoomSimulators
 from sojourn.gateways.exchange.services import PodServices
 from sojourn.gateways.exchange.sessions import SessionKeeper
-from sojourn.gateways.exchange.sim.channel import Fenced
+from sojourn.gateways.exchange.sim.channel import Fenced, Foreign
 from sojourn.gateways.exchange.sim.desk import Desk, Refused
 from sojourn.gateways.exchange.sim.link import SimulatorLink
 from sojourn.gateways.exchange.sim.settings import SimulatorLinkSettings
@@ -47,6 +51,37 @@ from sojourn.testing.clock import ManualClock
 
 MARKET = MarketSettings(seed=5, instruments=(InstrumentSettings("AAA", "100", shares=100),), step_ms=100)
 LEASE_S = 15.0
+TURN_S = 0.01
+"""What a turn of a :class:`TurningLoop` takes: a client that waits 2 s for its session makes 200 tries meanwhile."""
+
+
+class TurningLoop(asyncio.SelectorEventLoop):
+    """A loop whose time goes by its turns, and on to the next timer where nothing is to be done."""
+
+    def __init__(self):
+        self.now_s = 0.0
+        super().__init__(_Turns(self))
+
+    def time(self):
+        return self.now_s
+
+
+class _Turns(selectors.DefaultSelector):
+    """Ends each turn of a loop."""
+
+    def __init__(self, loop):
+        super().__init__()
+        self.loop = loop
+
+    def select(self, timeout=None):
+        self.loop.now_s += max(TURN_S, timeout or 0.0)
+        return super().select(None if timeout is None else 0)
+
+
+def run_in_turns(work):
+    """Run until the work is done, as fast as it can be."""
+    with asyncio.Runner(loop_factory=TurningLoop) as runner:
+        return runner.run(work)
 
 
 class MemorySimulator:
@@ -95,6 +130,8 @@ class MemoryChannel:
         except Refused as refused:
             if refused.code == "fenced":
                 raise Fenced(self.simulator.desk.owner_epoch) from None
+            if refused.code == "foreign":
+                raise Foreign(self.endpoint, 0.0, refused.why) from None
             raise BackendUnavailable(self.endpoint, 0.0, refused.code) from None
 
     @contextlib.asynccontextmanager
@@ -187,19 +224,23 @@ class LabPod:
         self.bus = lab.hub.join(name)
         self.tasks = set()
         self.is_dead = False
-        simulators = SimulatorKeeper(
+        simulator_keeper = SimulatorKeeper(
             lab.store,
             {"memory": MemorySpawner(lab.simulators, lab.clock)},
             pod=name,
             owner_timeout_s=0,
             backoff=lab.backoff,
         )
-        self.keeper = SessionKeeper(
-            simulators,
+        simulators = RoomSimulators(
+            simulator_keeper,
+            lab.store,
             driver="memory",
             market=market_of(None, MARKET),
-            recorder_of=lambda _: lambda *entry: self.lab.trace.append((self.name, *entry)),
+            spawn=self.spawn,
+            backoff=lab.backoff,
         )
+        self.keeper = SessionKeeper(lambda _: lambda *entry: self.lab.trace.append((self.name, *entry)))
+        self.commands = PodCommands(self.keeper)
         self.breakers = Breakers(BreakerSettings(open_s=0.001, open_max_s=0.001), lab.clock)
         self.services = PodServices(
             pod=name,
@@ -207,6 +248,7 @@ class LabPod:
             logs=lab.logs_of(self.bus),
             store=lab.store,
             keeper=self.keeper,
+            simulators=simulators,
             link=self.link,
             spawn=self.spawn,
             clock=lab.clock,
@@ -216,7 +258,7 @@ class LabPod:
             random=lambda: 0.0,
         )
         self.keeper.services = self.services
-        self.bus.serve(self.keeper.serve)
+        self.bus.serve(self.commands.serve)
 
     def link(self, endpoint, ownership, reader, after_seq, run):
         return SimulatorLink(
@@ -259,7 +301,9 @@ class LabPod:
     async def drain(self):
         """Hand every session over, then end."""
         lab = self.lab
-        drain = Drain(self.keeper, window_s=0.0, pods=lab.pods_that_live, sleep=lab.sleep, flush_s=0.02)
+        drain = Drain(
+            self.keeper, window_s=0.0, pods=lab.pods_that_live, sleep=lab.sleep, flush_s=lab.flush_s
+        )
         self.keeper.is_draining = True
         for room in tuple(self.keeper.rooms.values()):
             await drain.hand_over(room)
@@ -273,12 +317,14 @@ class ExchangeLab:
 
     Args:
         has_stored_logs: events are in the store, as without a Valkey.
+        flush_s: that a pod that leaves tries to make a session's events durable.
     """
 
     pod_class = LabPod
 
-    def __init__(self, pods_count=3, *, has_stored_logs=False):
+    def __init__(self, pods_count=3, *, has_stored_logs=False, flush_s=0.02):
         self.has_stored_logs = has_stored_logs
+        self.flush_s = flush_s
         self.clock = ManualClock(1000.0)
         self.hub = MemoryHub(clock=self.clock)
         self.store = self.make_store()
@@ -343,6 +389,14 @@ class ExchangeLab:
                 with contextlib.suppress(BackendUnavailable):
                     await pod.keeper.renew()
 
+    async def joined(self, pod):
+        """Return a client that has said hello to a pod and has heard what there is."""
+        client = LabClient(self)
+        assert await client.connect(pod)
+        await self.turns()
+        client.hear()
+        return client
+
     async def end(self):
         for pod in self.pods:
             pod.kill()
@@ -355,6 +409,7 @@ class LabClient:
     def __init__(self, lab):
         self.lab = lab
         self.bodies = []
+        self.told = []
         self.epoch = None
         self.offset = 0
         self.md = self.pf = 0
@@ -438,3 +493,17 @@ class LabClient:
                 self.md = frame["r"]
             case "pf":
                 self.pf = frame["r"]
+            case "sim" | "degraded" | "restored":
+                self.told.append(frame)
+
+
+async def began(lab):
+    """Start a session with a simulator; return a client at its owner that has heard its welcome."""
+    await lab.start()
+    client = LabClient(lab)
+    assert await client.connect(lab.pods[0])
+    await lab.turns()
+    client.say("sim", action="start")
+    await lab.turns(60)
+    client.hear()
+    return client

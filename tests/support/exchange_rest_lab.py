@@ -23,13 +23,13 @@ from sojourn.gateways.exchange.auth import Authenticator
 from sojourn.gateways.exchange.auth_config import AuthSettings
 from sojourn.gateways.exchange.http_app import build_app
 from sojourn.gateways.exchange.http_config import HttpSettings
-from sojourn.gateways.exchange.http_server import HttpServer, NoFraming
 from sojourn.gateways.exchange.idempotency import Once
 from sojourn.gateways.exchange.ids import IdMaker
 from sojourn.gateways.exchange.problems import Kind, Refusal
 from sojourn.gateways.exchange.rows import Fresh, InFlight, KeyConflict, StoredResponse
 from sojourn.gateways.exchange.service import Made
 from sojourn.gateways.exchange.tickets import TicketDesk
+from sojourn.web.server import HttpServer, NoFraming
 
 SECRET = Secret("s" * 32)
 HOUR_S = 3_600

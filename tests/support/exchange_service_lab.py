@@ -76,7 +76,7 @@ class ServicePod(LabPod):
         )
         self.keeper.services = self.services
         self.face = PodFace()
-        self.service = PodService(self.services, self.keeper, lab.settings, self.face)
+        self.service = PodService(self.services, self.keeper, self.commands, lab.settings, self.face)
 
     async def announce(self):
         """Say that the pod lives."""

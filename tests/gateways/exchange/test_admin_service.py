@@ -10,6 +10,7 @@ from sojourn.gateways.exchange import relay_wire
 from sojourn.gateways.exchange import rest_types as t
 from sojourn.gateways.exchange.bus import Pod
 from sojourn.gateways.exchange.lifecycle import SimulatorState
+from sojourn.gateways.exchange.pod_commands import PodCommands
 from sojourn.gateways.exchange.problems import Kind
 from sojourn.gateways.exchange.relay_wire import Describe, Failed
 from sojourn.gateways.exchange.rows import Observation
@@ -153,7 +154,7 @@ def test_a_pod_without_a_service_yet_says_so(run):
     """Between the first lease and the first request a process may be asked already."""
 
     async def scenario():
-        fresh = SessionKeeper(None, driver="", market={}, recorder_of=None)
+        fresh = PodCommands(SessionKeeper(None))
         answer = relay_wire.read_answer(await fresh.serve("", relay_wire.write(Describe())))
         assert isinstance(answer, Failed)
 

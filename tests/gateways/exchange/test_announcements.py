@@ -10,7 +10,8 @@ from sojourn.gateways.exchange.lifecycle import EndReason
 
 
 def announcer(lab, pod):
-    return Announcer(lab.pods[pod].services, lab.pods[pod].keeper)
+    where = lab.pods[pod]
+    return Announcer(where.services, where.keeper, where.commands)
 
 
 @pytest.mark.parametrize("pod", [0, 1, 2])

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import suppress
+
 import msgspec
 import pytest
 
 from sojourn.config import example, load_text, reference_markdown, show
+from sojourn.core.breaker import Breakers
 from sojourn.core.secret import Secret
 from sojourn.core.settings import ListenerSettings
-from sojourn.errors import ConfigError
+from sojourn.errors import BackendUnavailable, ConfigError
 from sojourn.gateways.exchange.config import ONLY_AT_START, ExchangeSettings, SessionSettings
 from sojourn.gateways.exchange.lifecycle import REJECT, REPLACE, DevicePolicy, PolicyKind, Timeouts
 from sojourn.gateways.exchange.market.settings import STOCKS, InstrumentSettings, MarketSettings
 from sojourn.gateways.exchange.market.simulation import Simulation
+from sojourn.gateways.exchange.spawners.kubernetes_config import KubernetesSettings
 from sojourn.gateways.exchange.spawners.static import StaticSettings
 from sojourn.gateways.exchange.storage import StoreSettings
+from sojourn.testing.clock import ManualClock
 
 TINY = """\
 [[exchange.listeners]]
@@ -259,6 +265,46 @@ def test_the_example_and_the_page_have_every_table() -> None:
 def test_parts_that_need_a_restart_are_parts() -> None:
     """A reload compares them by these names."""
     assert set(ONLY_AT_START) < set(ExchangeSettings.__struct_fields__)
+
+
+def tables_of(table: msgspec.Struct, path: str = "") -> Iterator[tuple[str, msgspec.Struct]]:
+    """Yield every table that has only defaults, with its place."""
+    for name in table.__struct_fields__:
+        value = getattr(table, name)
+        if isinstance(value, msgspec.Struct) and not any(
+            one.required for one in msgspec.structs.fields(value)
+        ):
+            yield f"{path}{name}", value
+            yield from tables_of(value, f"{path}{name}.")
+
+
+def test_a_table_of_which_one_line_is_written_keeps_the_other_defaults() -> None:
+    """What a table is without a line of it, and what its type says, are the same; the reference shows the latter."""
+    settings = ExchangeSettings(
+        listeners=(ListenerSettings(),),
+        store=StoreSettings(dsn=Secret("postgresql:///exchange")),
+        kubernetes=KubernetesSettings(image="sojourn"),
+    )
+    tables = dict(tables_of(settings))
+    tables |= {f"store.{name}": table for name, table in tables_of(settings.store)}
+    tables |= {f"kubernetes.{name}": table for name, table in tables_of(settings.kubernetes)}
+    assert {"store.breaker", "valkey.breaker", "http.per_address", "kubernetes.pool"} <= tables.keys()
+    assert {name for name, table in tables.items() if table != type(table)()} == set()
+
+
+def test_a_database_that_is_back_is_asked_within_seconds() -> None:
+    """An outage of 13 s: no more than store.breaker.open_max_s (5) later it is up again."""
+    clock = ManualClock(1000.0)
+    settings = StoreSettings(dsn=Secret("postgresql:///exchange"))
+    breakers = Breakers(settings.breaker, clock)
+    away_until, is_up = clock() + 13.0, False
+    while not is_up:
+        clock.advance(0.25)
+        with suppress(BackendUnavailable), breakers.guard("database"):
+            if clock() < away_until:
+                raise BackendUnavailable("database", 0.0, "it is away")
+            is_up = True
+    assert clock() - away_until <= settings.breaker.open_max_s + 0.25
 
 
 def test_secrets_are_masked() -> None:

@@ -26,6 +26,7 @@ from exchange_sim_lab import channel_to, serving, submit_of, taking
 from msgspec.structs import replace
 
 from sojourn.gateways.exchange.config import SimulatorsSettings
+from sojourn.gateways.exchange.room_simulators import FOREIGN
 from sojourn.gateways.exchange.sim.settings import SimulatorLinkSettings
 from sojourn.gateways.exchange.sim.stubs import pb
 from sojourn.gateways.exchange.spawners.process_config import ProcessSettings
@@ -174,5 +175,30 @@ def test_a_simulator_that_cannot_be_reached_is_found_again(lab, run):
                 assert (await ana.buy())["d"]["status"] == "filled"
                 assert [frame["o"] for frame in ana.frames if frame["t"] == "ev"] == [1, 2, 3, 4]
                 assert await new_session(http, pod) == session
+
+    run(scenario())
+
+
+def test_a_simulator_that_still_is_the_last_users_fails_for_the_next_one(lab, run):
+    """Driver static: who runs it must restart it; the next user is told so, and waits for nothing."""
+
+    async def scenario():
+        async with serving(session="", simulator="", market=MARKET) as simulator:
+            settings = {
+                "simulators": SimulatorsSettings(driver="static", market=MARKET),
+                "static": StaticSettings(endpoints=(simulator.address,)),
+                "simulator_link": QUICK,
+            }
+            async with lab.pod(**settings) as pod, lab.client() as http, lab.client("bob") as bobs:
+                async with joined(http, pod) as ana:
+                    await ana.start()
+                    async with http.delete(f"{pod.url}/v1/sessions/{ana.welcome['session']}") as answer:
+                        assert answer.status == 204
+                async with joined(bobs, pod) as bob:
+                    await bob.ask("sim", action="start")
+                    assert (await bob.hear("sim", state="failed"))["detail"] == FOREIGN
+                    assert (await bob.buy())["code"] == "no_simulator"
+                    row = await simulator_row(pod, bob.welcome["session"])
+                    assert (row.state, row.failure) == ("failed", {"detail": FOREIGN})
 
     run(scenario())

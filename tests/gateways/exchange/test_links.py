@@ -206,6 +206,17 @@ def test_market_data_of_another_market_is_not_continued():
     assert next(frame for frame in frames if frame["t"] == "md")["full"] == 1
 
 
+def test_a_resume_of_a_session_that_never_had_a_portfolio_is_full():
+    """Nothing is missing: prices go on where they were, and of the other there is nothing."""
+    room = LabRoom()
+    room.market(7, AAA=1)
+    room.event()
+    frames = room.client().hello(resume={"epoch": 1, "events": 0, "md": 7, "pf": 0})
+    assert (frames[0]["resumed"], kinds(frames)) == ("full", ["welcome", "ev", "sim"])
+    room.view.take_portfolio({}, 8)
+    assert room.client().hello(resume={"epoch": 1, "events": 1, "md": 7, "pf": 0})[0]["resumed"] == "partial"
+
+
 def test_a_client_sees_the_symbols_that_it_asked_for():
     """At hello, and as it changes its mind."""
     room = LabRoom()
@@ -400,6 +411,15 @@ def test_a_client_that_the_session_refuses_is_told_and_closed():
     assert [frame["code"] for frame in client.hello()] == ["wrong_device"]
     assert client.closed == Close.REPLACED
     assert room.view.links == set()
+
+
+def test_a_client_of_a_session_that_is_over_is_sent_away_for_good():
+    """The table of close codes: 4009, after which it does not come back."""
+    room = LabRoom()
+    room.refusal = Err("forbidden", "the session has ended: user")
+    client = room.client()
+    assert [frame["code"] for frame in client.hello()] == ["forbidden"]
+    assert client.closed == Close.SESSION_ENDED
 
 
 # Time

@@ -11,22 +11,22 @@ import pytest
 import websockets
 from aiohttp import web
 from core_lab import until
-from exchange_http_lab import raw
 from exchange_rest_lab import ADMIN, bearer, rest
+from http_lab import raw
 
 from sojourn.errors import BackendUnavailable, LimitExceeded
 from sojourn.gateways.exchange.http_config import HttpSettings
-from sojourn.gateways.exchange.http_server import protocol_of
 from sojourn.gateways.exchange.idempotency import REPLAYED, Once
 from sojourn.gateways.exchange.memory_bus import MemoryHub
 from sojourn.gateways.exchange.memory_store import MemoryStore
 from sojourn.gateways.exchange.principal import Principal
 from sojourn.gateways.exchange.problems import TYPE_PREFIX, Kind, Refusal
-from sojourn.gateways.exchange.request_body import field_error
 from sojourn.gateways.exchange.rest_types import Progress
 from sojourn.gateways.exchange.routes import OPERATIONS
 from sojourn.gateways.exchange.rows import StoredResponse
 from sojourn.gateways.exchange.tickets import Grant, TicketDesk
+from sojourn.web.body import field_error
+from sojourn.web.server import protocol_of
 
 ORDER = {"symbol": "AAPL", "side": "buy", "quantity": 10, "type": "limit", "price": "175.25"}
 NO_SESSION = "019a2b3c-4d5e-7f60-8a1b-2c3d4e5f6071"

@@ -2,23 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
-
-from exchange_lab import ExchangeLab, LabClient
+from exchange_lab import TURN_S, ExchangeLab, began, run_in_turns
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-
-
-async def began(lab):
-    """Start a session with a simulator, and a client that has heard its welcome."""
-    await lab.start()
-    client = LabClient(lab)
-    assert await client.connect(lab.pods[0])
-    await lab.turns()
-    client.say("sim", action="start")
-    await lab.turns(60)
-    client.hear()
-    return client
 
 
 def order(client, quantity=1):
@@ -48,7 +34,7 @@ class World:
     """Pods, a client, and what can go wrong."""
 
     def __init__(self, **options):
-        self.lab = ExchangeLab(**options)
+        self.lab = ExchangeLab(flush_s=200 * TURN_S, **options)
         self.orders_count = 0
 
     async def act(self, action, number):
@@ -153,7 +139,7 @@ def test_no_event_is_lost_doubled_or_moved_whatever_fails(actions):
             await world.act(action, number)
         await world.check()
 
-    asyncio.run(scenario())
+    run_in_turns(scenario())
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -173,4 +159,4 @@ def test_no_event_is_lost_doubled_or_moved_where_the_database_has_them(actions):
             await world.act(action, number)
         await world.check()
 
-    asyncio.run(scenario())
+    run_in_turns(scenario())

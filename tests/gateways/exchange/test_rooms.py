@@ -8,7 +8,8 @@ import pytest
 from exchange_lab import LEASE_S, ExchangeLab, LabClient
 
 from sojourn.errors import BackendUnavailable
-from sojourn.gateways.exchange import relay_wire
+from sojourn.gateways.exchange import relay_wire, sessions
+from sojourn.gateways.exchange.lifecycle import REPLACE, Timeouts
 from sojourn.gateways.exchange.links import Refused
 from sojourn.gateways.exchange.messages import PlaceOrder
 from sojourn.gateways.exchange.relay_wire import HandOver, NotOwner
@@ -35,7 +36,9 @@ def test_a_room_that_is_swept_away_before_its_guest_is_in_is_opened_again(run):
         keeper = lab.pods[1].keeper
         coming = asyncio.ensure_future(keeper.open(lab.session))
         await asyncio.sleep(0)
-        keeper._opening[lab.session].add_done_callback(lambda _: keeper.sweep(lab.clock()))
+        keeper._opening[lab.session].add_done_callback(
+            lambda _: keeper.sweep(lab.clock(), tuple(keeper.rooms.values()))
+        )
         room = await coming
         assert keeper.rooms[lab.session] is room
         assert room.role is not None
@@ -99,9 +102,32 @@ def test_a_pod_that_leaves_takes_no_session_from_another_that_leaves(run):
         await lab.start()
         keeper = lab.pods[0].keeper
         keeper.is_draining = True
-        answer = await keeper.serve(lab.session, relay_wire.write(HandOver(2)))
+        answer = await lab.pods[0].commands.serve(lab.session, relay_wire.write(HandOver(2)))
         assert isinstance(relay_wire.read_answer(answer), NotOwner)
         assert not keeper.rooms
+        await lab.end()
+
+    run(scenario())
+
+
+def test_leases_are_prolonged_a_few_in_each_turn_of_the_loop(run, monkeypatch):
+    """Thousands at once would make everybody's ticks late; all of them are prolonged all the same."""
+
+    async def scenario():
+        monkeypatch.setattr(sessions, "RENEW_COUNT", 2)
+        lab = ExchangeLab()
+        await lab.store.start()
+        bus, keeper = lab.pods[0].bus, lab.pods[0].keeper
+        for number in range(5):
+            opened = await lab.store.sessions.open(
+                f"user-{number}", "d1", policy=REPLACE, timeouts=Timeouts()
+            )
+            await keeper.open(opened.row.id)
+        lab.clock.advance(LEASE_S - 1)
+        await keeper.renew()
+        lab.clock.advance(LEASE_S - 1)
+        assert (await bus.owners_of(tuple(keeper.owned))).keys() == keeper.owned.keys()
+        assert len(keeper.owned) == 5
         await lab.end()
 
     run(scenario())

@@ -320,6 +320,31 @@ def test_an_owner_that_is_behind_when_it_attaches_is_fenced(run: Run) -> None:
     run(main())
 
 
+@pytest.mark.parametrize("other", [{"session": "another"}, {"simulator": "another"}])
+def test_a_link_to_a_simulator_that_is_anothers_says_so_once_and_ends(
+    run: Run, other: dict[str, str]
+) -> None:
+    """simulator.proto: foreign; no other try would change it."""
+
+    async def main() -> None:
+        recorder = Recorder()
+        async with serving(**other) as service:
+            link = SimulatorLink(
+                service.address,
+                Ownership(SESSION, 1, "mine"),
+                recorder,
+                QUICK,
+                breakers=Breakers(BreakerSettings()),
+            )
+            async with asyncio.timeout(10):
+                await link.run()
+            with pytest.raises(BackendUnavailable):
+                await link.submit(resting("a"))
+        assert recorder.states == [LinkState.FOREIGN]
+
+    run(main())
+
+
 def test_a_heartbeat_is_enough_to_be_fenced(run: Run) -> None:
     """The new owner may have been heard of before it attaches."""
 

@@ -21,6 +21,7 @@ from exchange_sim_lab import SESSION, Recorder, eventually, linked, resting, ser
 from sojourn.core.secret import Secret
 from sojourn.errors import BackendUnavailable, ConfigError, LimitExceeded
 from sojourn.gateways.exchange.market.settings import MarketSettings
+from sojourn.gateways.exchange.memory_store import MemoryStore
 from sojourn.gateways.exchange.sim.link import LinkState, ask_status
 from sojourn.gateways.exchange.spawners.child import ProcessName
 from sojourn.gateways.exchange.spawners.inproc import InprocSettings, InprocSpawner
@@ -102,11 +103,19 @@ def files_in(folder: Path) -> list[Path]:
 # What holds for each driver
 
 
+async def static_spawner(*endpoints: str, store: MemoryStore | None = None) -> StaticSpawner:
+    """Return the driver of a pod; pods that have a store in common are given it."""
+    if store is None:
+        store = MemoryStore()
+        await store.start()
+    return StaticSpawner(StaticSettings(endpoints=endpoints), store.pool)
+
+
 @asynccontextmanager
 async def spawner_of(driver: str, folder: Path) -> AsyncIterator[Spawner]:
     if driver == "static":
         async with serving(session="") as service:
-            spawner = StaticSpawner(StaticSettings(endpoints=(service.address,)))
+            spawner = await static_spawner(service.address)
             await spawner.open()
             yield spawner
             await spawner.close()
@@ -146,7 +155,7 @@ def test_a_simulator_starts_is_used_and_ends(run: Run, folder: Path, driver: str
                 assert (await link.status()).session == SESSION
             await spawner.stop(handle, 5.0)
             assert (await spawner.poll(handle)).phase in (Phase.STOPPED, Phase.RUNNING)
-            assert await spawner.list() == [] or driver == "static"
+            assert await spawner.list() == []
             await spawner.stop(handle, 5.0)  # gone already is fine
 
     run(main())
@@ -218,10 +227,11 @@ def test_no_more_than_so_many(run: Run, folder: Path, driver: str) -> None:
 
     async def main() -> None:
         async with serving() as service:
+            static = await static_spawner(service.address)
             kinds: dict[str, Callable[[], Spawner]] = {
                 "inproc": lambda: InprocSpawner(InprocSettings(simulators_count=1)),
                 "process": lambda: ProcessSpawner(ProcessSettings(directory=str(folder), simulators_count=1)),
-                "static": lambda: StaticSpawner(StaticSettings(endpoints=(service.address,))),
+                "static": lambda: static,
             }
             spawner = kinds[driver]()
             await spawner.open()
@@ -237,6 +247,25 @@ def test_no_more_than_so_many(run: Run, folder: Path, driver: str) -> None:
 
 
 # Child processes
+
+
+def test_a_simulator_leaves_no_cache_of_code(run: Run, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The limit of its log holds for every file: a cache that it cuts off stops every later process of this Python."""
+    code = folder.parent / "code"
+    code.mkdir()
+    (code / "sitecustomize.py").write_text("import a_module_that_is_there")
+    (code / "a_module_that_is_there.py").write_text("X = 1")
+    monkeypatch.setenv("PYTHONPATH", str(code))
+
+    async def main() -> None:
+        async with processes(folder) as spawner:
+            assert (await started(spawner, spec()))[1].phase == Phase.RUNNING
+        assert sorted(path.name for path in code.iterdir()) == [
+            "a_module_that_is_there.py",
+            "sitecustomize.py",
+        ]
+
+    run(main())
 
 
 def test_a_simulator_that_cannot_start_says_why(run: Run, folder: Path) -> None:
@@ -543,11 +572,71 @@ def test_static_says_when_nobody_is_there(run: Run) -> None:
         endpoint = f"127.0.0.1:{free.getsockname()[1]}"
 
     async def main() -> None:
-        spawner = StaticSpawner(StaticSettings(endpoints=(endpoint, "unix:/nowhere")))
+        spawner = await static_spawner(endpoint, "unix:/nowhere")
         for number in (1, 2):
             handle = await spawner.create(spec(number))
             with pytest.raises(BackendUnavailable):
                 await spawner.poll(handle)
+
+    run(main())
+
+
+def test_two_pods_never_give_one_endpoint_to_two_sessions(run: Run) -> None:
+    """static.py: what is given away is in the database; who comes second takes another one, or waits."""
+
+    async def main() -> None:
+        store = MemoryStore()
+        await store.start()
+        first, second = [await static_spawner("a:1", "a:2", "a:3", store=store) for _ in range(2)]
+        handles = await asyncio.gather(*(pod.create(spec(n)) for n, pod in enumerate([first, second, first])))
+        assert {handle.place["endpoint"] for handle in handles} == {"a:1", "a:2", "a:3"}
+        with pytest.raises(LimitExceeded):
+            await second.create(spec(9))
+        assert await second.create(spec(0)) == handles[0]  # the pod before died with the answer
+        assert len(await first.list()) == len(await second.list()) == 3
+        await second.stop(handles[0], 1.0)
+        given = await first.create(spec(9))
+        assert given.place == handles[0].place
+        await first.stop(handles[0], 1.0)  # gone already, and somebody else's by now
+        with pytest.raises(LimitExceeded):
+            await second.create(spec(10))
+
+    run(main())
+
+
+def test_an_endpoint_that_nobody_wants_any_more_is_free_again(run: Run) -> None:
+    """static.py, upkeep: seen twice, for one that was given away a moment ago may not be known as wanted yet."""
+
+    async def main() -> None:
+        store = MemoryStore()
+        await store.start()
+        old = await static_spawner("a:1", "a:2", store=store)
+        for number in (1, 2):
+            await old.create(spec(number))
+        await old.upkeep({"sim-2"})
+        assert len(await old.list()) == 2
+        await old.upkeep({"sim-2"})
+        assert [seen.handle.simulator for seen in await old.list()] == ["sim-2"]
+        new = await static_spawner("a:2", store=store)
+        await new.upkeep({"sim-2"})
+        assert [row.endpoint for row in await store.pool.list()] == ["a:2"]
+        with pytest.raises(LimitExceeded):
+            await new.create(spec(3))
+
+    run(main())
+
+
+def test_an_endpoint_of_another_configuration_is_alive_as_long_as_it_answers(run: Run) -> None:
+    """static.py: while pods are restarted one by one with another list, sessions go on; what is gone is STOPPED."""
+
+    async def main() -> None:
+        async with serving(session="") as service:
+            old = await static_spawner(service.address)
+            new = await static_spawner("unix:/nowhere")
+            handle = await old.create(spec())
+            assert (await new.poll(handle)).phase == Phase.RUNNING
+        status = await new.poll(handle)
+        assert (status.phase, "configured" in status.detail) == (Phase.STOPPED, True)
 
     run(main())
 

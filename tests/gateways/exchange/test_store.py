@@ -19,7 +19,6 @@ import pytest
 from postgres_lab import DIRECT, TRANSACTION, Lab, running_lab
 
 from sojourn.core.secret import Secret
-from sojourn.core.settings import BreakerSettings
 from sojourn.embedded.postgres import PostgresServer
 from sojourn.errors import BackendUnavailable, LocalProtocolError
 from sojourn.gateways.exchange.event_log import LogEvent
@@ -60,7 +59,7 @@ from sojourn.gateways.exchange.rows import (
     Usage,
     Wanted,
 )
-from sojourn.gateways.exchange.storage import Storage, StoreSettings
+from sojourn.gateways.exchange.storage import Storage, StoreBreakerSettings, StoreSettings
 from sojourn.gateways.exchange.store.postgres import PostgresStore
 from sojourn.testing.clock import ManualClock
 
@@ -320,6 +319,18 @@ class TestSessions:
             assert await store.sessions.owned_by("") == ()
             await store.sessions.end(session_id, EndReason.USER)
             assert await store.sessions.take_over([session_id], "pod-b") == {}
+
+        play(scenario)
+
+    def test_a_take_over_may_want_an_epoch_that_is_above_what_the_database_knows(self, play) -> None:
+        """Section 5.6: a database out of a backup is behind, and simulators are not."""
+
+        async def scenario(store: Storage) -> None:
+            session_id, _ = await owned(store)
+            take_over = store.sessions.take_over
+            assert await take_over([session_id], "pod-a", least_epoch=1_000) == {session_id: 1_000}
+            assert await take_over([session_id], "pod-a", least_epoch=1_000) == {session_id: 1_001}
+            assert await take_over([session_id], "pod-a", least_epoch=7) == {session_id: 1_002}
 
         play(scenario)
 
@@ -1097,7 +1108,7 @@ def test_a_database_that_dies_is_unavailable_at_once_and_found_again_by_itself(r
 
     async def scenario() -> None:
         async with PostgresServer() as server:
-            breaker = BreakerSettings(consecutive_failures_count=2, open_s=0.01, open_max_s=0.02)
+            breaker = StoreBreakerSettings(consecutive_failures_count=2, open_s=0.01, open_max_s=0.02)
             store = PostgresStore(StoreSettings(dsn=Secret(server.dsn()), breaker=breaker))
             with pytest.raises(BackendUnavailable, match="not started"):
                 await store.check()

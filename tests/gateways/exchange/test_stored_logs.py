@@ -18,6 +18,7 @@ from sojourn.gateways.exchange.event_log import LogEvent
 from sojourn.gateways.exchange.lifecycle import EndReason
 from sojourn.gateways.exchange.memory_bus import MemoryHub
 from sojourn.gateways.exchange.storage import StoreSettings
+from sojourn.gateways.exchange.store.database import Database
 from sojourn.gateways.exchange.store.postgres import PostgresStore
 
 
@@ -72,6 +73,31 @@ def test_how_far_the_simulator_was_is_known_behind_any_event(run, dsn):
             assert (end.last, end.simulator, end.seq) == (39, "sim-1/run", 40)
             assert end.first >= 29
             assert await a.read_after(SID, 1, 37, 9) == Page(tuple(events(38, 39)), 39)
+
+    run(scenario())
+
+
+def test_a_batch_of_a_simulator_is_one_statement(run, database, monkeypatch):
+    """The hot path: lease and place are looked at by the insert; only what no simulator has told asks first."""
+
+    async def scenario():
+        async with stored_lab(database) as lab:
+            a = await lab.bus("pod-a")
+            await a.acquire(SID, ANA, TTL_S)
+            statements = []
+            fetch = Database.fetch
+
+            async def counted(self, query, *arguments):
+                statements.append(query)
+                return await fetch(self, query, *arguments)
+
+            monkeypatch.setattr(Database, "fetch", counted)
+            for number in range(1, 21):
+                told = events(number, number, simulator="sim-1/run")
+                assert await a.append(SID, ANA, 1, told) == Appended(number)
+            assert len(statements) == 20
+            assert await a.append(SID, ANA, 1, events(21, 21)) == Appended(21)
+            assert len(statements) == 22
 
     run(scenario())
 

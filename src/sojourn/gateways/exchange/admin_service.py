@@ -32,6 +32,7 @@ from sojourn.gateways.exchange.rows import Desired, Page, SessionFilter, Simulat
 from sojourn.gateways.exchange.sessions import UnknownSession
 
 if TYPE_CHECKING:
+    from sojourn.gateways.exchange.pod_commands import PodCommands
     from sojourn.gateways.exchange.principal import Principal
     from sojourn.gateways.exchange.room import SessionRoom
     from sojourn.gateways.exchange.rows import SessionRow, SimulatorRow
@@ -50,12 +51,15 @@ class Administration:
     this one.
     """
 
-    def __init__(self, services: PodServices, keeper: SessionKeeper, pod: PodSelf) -> None:
+    def __init__(
+        self, services: PodServices, keeper: SessionKeeper, commands: PodCommands, pod: PodSelf
+    ) -> None:
         self._services = services
         self._keeper = keeper
+        self._commands = commands
         self._pod = pod
-        self._announcer = Announcer(services, keeper)
-        keeper.on_pod_ask = self.answer_pod
+        self._announcer = Announcer(services, keeper, commands)
+        commands.on_pod_ask = self.answer_pod
 
     # Sessions
 
@@ -225,7 +229,7 @@ class Administration:
     async def _ask(self, pod: str, session_id: str, ask: PodAsk | Disconnect, timeout_s: float) -> Any:
         """Have a pod do something and return what it answers. Raises: BackendUnavailable, LimitExceeded."""
         if pod == self._services.pod:
-            answer = await self._keeper.obey(session_id, ask)
+            answer = await self._commands.obey(session_id, ask)
         else:
             data = await self._services.bus.ask(pod, session_id, relay_wire.write(ask), timeout_s)
             try:

@@ -18,6 +18,7 @@ from sojourn.gateways.exchange.relay_wire import Devices, Done, End, Warn
 from sojourn.gateways.exchange.room import moment_us
 
 if TYPE_CHECKING:
+    from sojourn.gateways.exchange.pod_commands import PodCommands
     from sojourn.gateways.exchange.rows import SessionRow
     from sojourn.gateways.exchange.services import PodServices
     from sojourn.gateways.exchange.sessions import SessionKeeper
@@ -30,9 +31,10 @@ class Announcer:
     whether it was done, which it also is where nobody owns the session and so nobody need be told.
     """
 
-    def __init__(self, services: PodServices, keeper: SessionKeeper) -> None:
+    def __init__(self, services: PodServices, keeper: SessionKeeper, commands: PodCommands) -> None:
         self._services = services
         self._keeper = keeper
+        self._commands = commands
 
     async def devices(self, row: SessionRow) -> bool:
         """Tell a session of its devices, the newest last, as its row has them."""
@@ -71,7 +73,7 @@ class Announcer:
         room = self._keeper.rooms.get(session_id)
         try:
             if room is not None and isinstance(room.role, OwnerRole):
-                return isinstance(await self._keeper.obey(session_id, ask), Done)
+                return isinstance(await self._commands.obey(session_id, ask), Done)
             owner = await self._services.bus.owner_of(session_id)
             if owner is None:
                 return True

@@ -21,13 +21,13 @@ from sojourn.core.clock import Clock, monotonic
 from sojourn.core.events import EventKind
 from sojourn.gateways.exchange.auth_config import AuthSettings
 from sojourn.gateways.exchange.dev_issuer import public_set, read_key_file
-from sojourn.gateways.exchange.http_server import peer_address
 from sojourn.gateways.exchange.introspection import Introspection
 from sojourn.gateways.exchange.key_set import KeySet, fetch_from_file, fetch_from_url
 from sojourn.gateways.exchange.principal import Principal, refused
 from sojourn.gateways.exchange.problems import Kind, Refusal
 from sojourn.gateways.exchange.tickets import Grant, TicketDesk
 from sojourn.gateways.exchange.token_check import TokenCheck
+from sojourn.web.server import peer_address
 
 if TYPE_CHECKING:
     from aiohttp import web

@@ -20,6 +20,18 @@ _RENEWALS_COUNT: Final = 2
 """A lease must outlive so many renewals, or one lost answer would lose the session."""
 
 
+class ValkeyBreakerSettings(BreakerSettings, frozen=True):
+    """The Valkey's circuit: leases hang on it, so it opens and is asked again sooner than others."""
+
+    consecutive_failures_count: Annotated[
+        int, Meta(ge=1, description="Failures in a row that open the circuit.")
+    ] = 3
+    open_s: Annotated[float, Meta(gt=0, description="First open time; doubles with every failed probe.")] = (
+        0.2
+    )
+    open_max_s: Annotated[float, Meta(gt=0, description="Longest open time.")] = 5.0
+
+
 class ValkeySettings(Settings, frozen=True):
     """The Valkey (7.2 or later) or Redis (6.2 or later) that connects the pods; none = one pod, all in memory."""
 
@@ -50,8 +62,9 @@ class ValkeySettings(Settings, frozen=True):
     reconnect_s: Annotated[Seconds, Meta(description="First wait after a lost connection; it doubles.")] = 0.1
     reconnect_max_s: Annotated[Seconds, Meta(description="Longest wait between two connects.")] = 5.0
     breaker: Annotated[
-        BreakerSettings, Meta(description="When calls are refused at once because the last ones failed.")
-    ] = BreakerSettings(consecutive_failures_count=3, open_s=0.2, open_max_s=5.0)
+        ValkeyBreakerSettings,
+        Meta(description="When calls are refused at once because the last ones failed."),
+    ] = ValkeyBreakerSettings()
     waiting_count: Annotated[
         int,
         Meta(

@@ -139,7 +139,9 @@ class Drain:
             await services.store.sessions.release(session, role.owner.pod, role.owner.epoch)
             await services.bus.release(session, role.owner)
             return False
-        epochs = await services.store.sessions.take_over((session,), target.name)
+        epochs = await services.store.sessions.take_over(
+            (session,), target.name, least_epoch=role.owner.epoch + 1
+        )
         if session not in epochs:
             self._keeper.owned.pop(session, None)
             return False

@@ -16,9 +16,9 @@ import msgspec
 from aiohttp import web
 
 from sojourn.errors import SojournError
-from sojourn.gateways.exchange.http_server import protocol_of
 from sojourn.gateways.exchange.problems import Kind, Refusal
 from sojourn.gateways.exchange.rest_types import Progress
+from sojourn.web.server import protocol_of
 
 _COMMENT: Final = b": still here\n\n"
 _STEPS_COUNT: Final = 16

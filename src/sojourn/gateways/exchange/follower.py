@@ -37,6 +37,7 @@ from sojourn.gateways.exchange.relay_wire import (
     State,
     Want,
 )
+from sojourn.gateways.exchange.view import EVENTS
 
 if TYPE_CHECKING:
     from sojourn.gateways.exchange.bus import Subscription
@@ -212,14 +213,28 @@ class FollowerRole:
             view.feed.reset(market.rows, market.revision, base=market.base)
         if state.portfolio is not None:
             view.take_portfolio(state.portfolio.value, state.portfolio.revision)
-        view.take_simulator(state.simulator, state.simulator_state)
+        if (view.simulator, view.simulator_state) != (state.simulator, state.simulator_state):
+            view.take_simulator(state.simulator, state.simulator_state)
+            view.tell(SimulatorState(state.simulator_state, state.simulator))
         view.take_orders(state.orders)
-        view.degraded = dict.fromkeys(state.degraded)
+        self._take_outages(state)
         if state.devices != self.room.devices:
             newest = state.devices[-1] if state.devices else ""
             self.room.take_devices(state.devices, newest, state.devices_at_us)
         self._services.keeper.has_news(self.room)
         return True
+
+    def _take_outages(self, state: State) -> None:
+        """Tell the links what is away or back since they were told last: news of it may not have come here."""
+        view, away = self.room.view, dict.fromkeys(state.degraded)
+        if not self._services.keeper.is_bus_up:
+            away[EVENTS] = None
+        for what in tuple(view.degraded):
+            if what not in away:
+                view.tell(Restored(what))
+        for what in away:
+            if what not in view.degraded:
+                view.tell(Degraded(what))
 
     # What clients say
 

@@ -10,7 +10,6 @@ Source: exchange-session-service.md section 5.
 from __future__ import annotations
 
 import asyncio
-import math
 import os
 import random
 import socket
@@ -27,7 +26,6 @@ from sojourn.core.recorder import Direction
 from sojourn.core.router import Router
 from sojourn.core.session import raised_at
 from sojourn.errors import BackendUnavailable
-from sojourn.gateways.exchange import messages
 from sojourn.gateways.exchange.announcements import Announcer
 from sojourn.gateways.exchange.auth import Authenticator
 from sojourn.gateways.exchange.backends import Backends
@@ -36,11 +34,12 @@ from sojourn.gateways.exchange.bus import BusHealth, Pod
 from sojourn.gateways.exchange.drain import Drain
 from sojourn.gateways.exchange.housekeeping import Housekeeping
 from sojourn.gateways.exchange.http_app import build_app
-from sojourn.gateways.exchange.http_server import HttpServer, NoFraming
 from sojourn.gateways.exchange.idempotency import Once
 from sojourn.gateways.exchange.lifecycle import EndReason
 from sojourn.gateways.exchange.memory_bus import open_bus
 from sojourn.gateways.exchange.messages import Close
+from sojourn.gateways.exchange.pod_commands import PodCommands
+from sojourn.gateways.exchange.room_simulators import RoomSimulators
 from sojourn.gateways.exchange.services import LogBounds, PodServices
 from sojourn.gateways.exchange.session import UserSession
 from sojourn.gateways.exchange.sessions import SessionKeeper
@@ -54,6 +53,7 @@ from sojourn.gateways.exchange.stored_logs import StoredLogs
 from sojourn.gateways.exchange.tickets import TicketDesk
 from sojourn.gateways.exchange.user_service import PodService
 from sojourn.gateways.exchange.websocket import WebSocketDoor
+from sojourn.web.server import HttpServer, NoFraming
 
 if TYPE_CHECKING:
     from aiohttp import web
@@ -64,10 +64,11 @@ if TYPE_CHECKING:
     from sojourn.core.session import Session
     from sojourn.gateways.exchange.bus import Bus, EventLogs
     from sojourn.gateways.exchange.config import ExchangeSettings
-    from sojourn.gateways.exchange.middleware import Front
     from sojourn.gateways.exchange.rows import SessionRow
     from sojourn.gateways.exchange.sim.reader import Ownership, SimulatorReader
     from sojourn.gateways.exchange.spawners.spawner import Spawner
+    from sojourn.gateways.exchange.storage import Storage
+    from sojourn.web.front import Front
 
 POD_READY: Final = EventKind("exchange.pod_ready", ("pod",))
 """Database and simulators' driver answer: sessions are welcome."""
@@ -84,8 +85,6 @@ REQUEST_BROKE: Final = EventKind("exchange.request_broke", ("route", "error", "w
 """A bug of ours met in a handler; the client got status 500 and no word about it."""
 
 State = Literal["ok", "degraded", "down"]
-RELAY: Final = "relay"
-"""What clients are told is away that are not on the owner's pod."""
 DATABASE: Final = "database"
 SIMULATORS: Final = "simulators"
 RETIRE_S: Final = 1.0
@@ -116,6 +115,7 @@ class ExchangeGateway(Gateway):
     bus: Bus
     store: PostgresStore
     keeper: SessionKeeper
+    commands: PodCommands
     services: PodServices
     housekeeping: Housekeeping
     door: WebSocketDoor
@@ -151,7 +151,7 @@ class ExchangeGateway(Gateway):
         self.store = PostgresStore(
             self.backends.store(), lambda: datetime.fromtimestamp(self._wall(), UTC), server.clock
         )
-        self._spawner = _make_spawner(settings)
+        self._spawner = _make_spawner(settings, self.store)
         self._put_together()
         self.spawn(self.bus.run())
         await self.auth.start()
@@ -166,21 +166,24 @@ class ExchangeGateway(Gateway):
         """Make keeper, services and what serves clients; nothing runs yet."""
         settings, server = self.config, self.server
         backends = self.backends
-        simulators = SimulatorKeeper(
+        simulator_keeper = SimulatorKeeper(
             self.store,
             {settings.simulators.driver: self._spawner},
             pod=self.pod,
             owner_timeout_s=settings.simulators.owner_timeout_s,
             backoff=self._backoff,
         )
-        self.keeper = SessionKeeper(
-            simulators,
+        simulators = RoomSimulators(
+            simulator_keeper,
+            self.store,
             driver=settings.simulators.driver,
             market=market_of(None, settings.simulators.market),
-            recorder_of=self._open_session,
-            simulators_count=settings.simulators.per_session_count,
-            on_closed=self._close_session,
+            spawn=self.spawn,
+            backoff=self._backoff,
+            per_session_count=settings.simulators.per_session_count,
         )
+        self.keeper = SessionKeeper(self._open_session, self._close_session)
+        self.commands = PodCommands(self.keeper)
         valkey = backends.valkey()
         bounds = LogBounds(valkey.log_keep_count, valkey.log_keep_bytes, valkey.log_keep_s)
         logs: EventLogs = self.bus
@@ -194,6 +197,7 @@ class ExchangeGateway(Gateway):
             logs=logs,
             store=self.store,
             keeper=self.keeper,
+            simulators=simulators,
             link=self._make_link,
             spawn=self.spawn,
             clock=server.clock,
@@ -205,8 +209,8 @@ class ExchangeGateway(Gateway):
         )
         self.auth = Authenticator(settings.auth, server, clock=server.clock, wall=self._wall)
         self.desk = TicketDesk(self.bus, settings.auth.ticket_ttl_s)
-        self.service = PodService(self.services, self.keeper, settings, self)
-        announcer = Announcer(self.services, self.keeper)
+        self.service = PodService(self.services, self.keeper, self.commands, settings, self)
+        announcer = Announcer(self.services, self.keeper, self.commands)
         self.door = WebSocketDoor(
             self.keeper,
             self.service,
@@ -222,7 +226,6 @@ class ExchangeGateway(Gateway):
         self.housekeeping = Housekeeping(
             self.services,
             self.keeper,
-            simulators,
             self._spawner,
             announcer=announcer,
             door=self.door,
@@ -270,7 +273,7 @@ class ExchangeGateway(Gateway):
         while not {DATABASE, SIMULATORS} <= self._opened:
             await asyncio.sleep(next(backoff))
             await self._open_all()
-        self.bus.serve(self.keeper.serve)
+        self.bus.serve(self.commands.serve)
         await self.housekeeping.begin()
         self._is_up = True
         self.server.events.emit(POD_READY, None, self.pod)
@@ -419,9 +422,8 @@ class ExchangeGateway(Gateway):
         if is_up == self._is_bus_up:
             return
         self._is_bus_up = is_up
-        self.keeper.bus_up_at = self.server.clock() if is_up else math.inf
         self.server.events.emit(BUS_CHANGED, None, "up" if is_up else "away", health.cause)
-        self.keeper.tell_followers(messages.Restored(RELAY) if is_up else messages.Degraded(RELAY))
+        self.keeper.bus_changed(is_up=is_up)
         if is_up and self._is_up:
             self.spawn(self.housekeeping.bus_is_back())
 
@@ -458,7 +460,7 @@ class ExchangeGateway(Gateway):
         yield from self.auth.counters()
 
 
-def _make_spawner(settings: ExchangeSettings) -> Spawner:
+def _make_spawner(settings: ExchangeSettings, store: Storage) -> Spawner:
     """Return the driver of simulators. Raises: ConfigError."""
     driver = settings.simulators.driver
     if driver == "kubernetes" and settings.kubernetes is not None:
@@ -466,7 +468,7 @@ def _make_spawner(settings: ExchangeSettings) -> Spawner:
 
         return KubernetesSpawner(settings.kubernetes)
     if driver == "static" and settings.static is not None:
-        return StaticSpawner(settings.static)
+        return StaticSpawner(settings.static, store.pool)
     if driver == "inproc":
         return InprocSpawner()
     return ProcessSpawner(settings.process)

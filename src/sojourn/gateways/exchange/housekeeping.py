@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from sojourn.gateways.exchange.rows import SessionRow
     from sojourn.gateways.exchange.services import PodServices
     from sojourn.gateways.exchange.sessions import SessionKeeper
-    from sojourn.gateways.exchange.simulators import SimulatorKeeper
     from sojourn.gateways.exchange.spawners.spawner import Spawner
     from sojourn.gateways.exchange.storage import SingletonName
     from sojourn.gateways.exchange.websocket import WebSocketDoor
@@ -90,8 +89,7 @@ class Housekeeping:
     Args:
         services: of the pod.
         keeper: of its rooms.
-        simulators: brings simulators up and down.
-        spawner: where they run.
+        spawner: where simulators run.
         announcer: tells sessions of their end.
         door: of WebSockets.
         settings: of the gateway; returns the present ones.
@@ -106,7 +104,6 @@ class Housekeeping:
         self,
         services: PodServices,
         keeper: SessionKeeper,
-        simulators: SimulatorKeeper,
         spawner: Spawner,
         *,
         announcer: Announcer,
@@ -121,7 +118,6 @@ class Housekeeping:
         self._services = services
         self._store = services.store
         self._keeper = keeper
-        self._simulators = simulators
         self._spawner = spawner
         self._announcer = announcer
         self._door = door
@@ -204,9 +200,12 @@ class Housekeeping:
         self._keeper.tick(self._services.clock())
 
     async def _sweep(self) -> None:
-        now = self._services.clock()
-        self._keeper.sweep(now)
-        self._door.sweep(now)
+        clock = self._services.clock
+        for rooms in _batches(tuple(self._keeper.rooms.values()), TURN_COUNT):
+            self._keeper.sweep(clock(), rooms)
+            await asyncio.sleep(0)
+        self._keeper.forget(clock())
+        self._door.sweep(clock())
         self._look_at_bus()
 
     async def renew(self) -> None:
@@ -286,14 +285,17 @@ class Housekeeping:
 
     async def beat(self) -> None:
         """Note which simulators have answered. Raises: BackendUnavailable."""
-        alive = [
-            role.simulator.id
-            for room in self._keeper.rooms.values()
-            if isinstance(role := room.role, OwnerRole)
-            and role.simulator is not None
-            and role.link is not None
-            and role.link.state == LinkState.UP
-        ]
+        alive: list[str] = []
+        for rooms in _batches(tuple(self._keeper.rooms.values()), TURN_COUNT):
+            alive += [
+                role.simulator.id
+                for room in rooms
+                if isinstance(role := room.role, OwnerRole)
+                and role.simulator is not None
+                and role.link is not None
+                and role.link.state == LinkState.UP
+            ]
+            await asyncio.sleep(0)
         for batch in _batches(alive, BATCH_COUNT):
             await self._store.simulators.beat(batch)
 
@@ -382,7 +384,7 @@ class Housekeeping:
         """Go on with simulators that nobody works on: those of sessions that have ended. Raises: BackendUnavailable."""
         for row in await self._store.simulators.claim_work(self._services.pod, self._services.lease_s):
             room = self._keeper.rooms.get(row.session_id)
-            self._keeper.work_on(room, row)
+            self._services.simulators.work_on(room, row)
 
     async def _upkeep(self) -> None:
         """Let the driver remove what nobody wants. Raises: BackendUnavailable, LimitExceeded."""
@@ -394,7 +396,8 @@ class Housekeeping:
         """Look at a simulator as soon as its driver says that it has gone. Raises: BackendUnavailable."""
         async for seen in self._spawner.watch():
             if seen.status.is_final:
-                self._keeper.simulator_ended(seen.handle.simulator)
+                rooms = self._keeper.rooms.values()
+                self._services.simulators.ended(seen.handle.simulator, rooms)
 
     # Old things
 

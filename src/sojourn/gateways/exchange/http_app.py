@@ -10,11 +10,11 @@ from sojourn.core.clock import Clock, monotonic
 from sojourn.gateways.exchange.auth import Authenticator
 from sojourn.gateways.exchange.http_config import HttpSettings
 from sojourn.gateways.exchange.idempotency import Once
-from sojourn.gateways.exchange.middleware import Front, OnFailure
 from sojourn.gateways.exchange.rest import Rest
 from sojourn.gateways.exchange.service import Service
 from sojourn.gateways.exchange.tickets import TicketDesk
-from sojourn.gateways.exchange.tracing import NO_TRACER, OtelTracer, Tracer
+from sojourn.web.front import Front, OnFailure
+from sojourn.web.tracing import NO_TRACER, OtelTracer, Tracer
 
 
 def build_app(
@@ -38,9 +38,9 @@ def build_app(
     Raises: ConfigError if tracing is wanted and cannot be had.
     """
     if tracer is None:
-        tracer = OtelTracer() if settings.tracing else NO_TRACER
+        tracer = OtelTracer("exchange") if settings.tracing else NO_TRACER
     app = web.Application(client_max_size=settings.body_limit_bytes)
-    front = Front(settings, on_failure=on_failure, tracer=tracer, clock=clock)
+    front = Front(settings, prefix="sojourn_exchange", on_failure=on_failure, tracer=tracer, clock=clock)
     front.install(app)
     app.add_routes(Rest(service, auth, desk, once=once, rates=front.subjects, settings=settings).routes())
     app.add_routes(more)

@@ -7,9 +7,7 @@ Source: draft-ietf-httpapi-idempotency-key-header-07, sections 2.1 to 2.7.
 
 from __future__ import annotations
 
-import hashlib
-import re
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from typing import Final
 
@@ -18,40 +16,14 @@ import msgspec
 from sojourn.gateways.exchange.problems import MEDIA_TYPE, Kind, Problem, Refusal
 from sojourn.gateways.exchange.rows import InFlight, KeyConflict, StoredResponse
 from sojourn.gateways.exchange.storage import RequestTable
+from sojourn.web.idempotency import fingerprint, key_of
+
+__all__ = ["REPLAYED", "Once", "fingerprint", "key_of", "with_request_id"]
 
 REPLAYED: Final = "Idempotency-Replayed"
 """Header of an answer that was given before."""
-_QUOTED: Final = re.compile(r'"([!#-\[\]-~]{1,255})"\Z')
-_BARE: Final = re.compile(r"[A-Za-z0-9._~:-]{1,255}\Z")
 _KEPT_STATUSES: Final = frozenset({404, 410, 422})
 """Refusals that a repeat would meet again; others (409, 429, 503) are of the moment, and a repeat may succeed."""
-
-
-def key_of(values: Sequence[str]) -> str | None:
-    """Return the key in a request's Idempotency-Key headers, None if there is none.
-
-    A string of structured fields is in quotes (section 2.1); keys without them are taken where nothing else is meant.
-    Raises: Refusal.
-    """
-    if not values:
-        return None
-    text = values[0].strip()
-    if len(values) == 1:
-        if quoted := _QUOTED.match(text):
-            return quoted[1]
-        if _BARE.match(text):
-            return text
-    raise Refusal(Kind.BAD_KEY)
-
-
-def fingerprint(*parts: str | bytes) -> bytes:
-    """Return what two equal requests have in common."""
-    digest = hashlib.sha256()
-    for part in parts:
-        data = part.encode() if isinstance(part, str) else part
-        digest.update(len(data).to_bytes(8, "big"))
-        digest.update(data)
-    return digest.digest()
 
 
 class Once:

@@ -12,7 +12,8 @@ from typing import Final
 
 from sojourn.core.clock import WallClock
 
-_TEXT: Final = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}\Z")
+ID_PATTERN: Final = "[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}"
+_TEXT: Final = re.compile(rf"{ID_PATTERN}\Z")
 _COUNTER_BITS: Final = 42
 _RANDOM_BITS: Final = 32
 

@@ -319,8 +319,9 @@ class ClientLink:
         if is_continued and resume is not None:
             events = tuple(log.after(resume.events))
             self._continue(resume)
-            has_state = self.market_cursor and self.portfolio_cursor
-            resumed = "full" if has_state or not view.feed.revision else "partial"
+            has_market = self.market_cursor or not view.feed.revision
+            has_portfolio = self.portfolio_cursor or not view.portfolio_revision
+            resumed = "full" if has_market and has_portfolio else "partial"
         self.answer(self._welcome(resumed, len(events)))
         for event in events:
             data = event_frame(event, is_binary=self.is_binary)

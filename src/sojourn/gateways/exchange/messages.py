@@ -372,6 +372,6 @@ class Code:
     OUTCOME_UNKNOWN: Final = "outcome_unknown"
     """Nobody knows whether it was done. Send it again."""
     FORBIDDEN: Final = "forbidden"
-    """The session has ended."""
+    """The session has ended; the link is closed with 4009."""
     INTERNAL: Final = "internal"
     """A bug of ours."""

@@ -22,6 +22,7 @@ from sojourn.gateways.exchange.bodies import (
     portfolio_value,
     row_value,
 )
+from sojourn.gateways.exchange.bus import Owner
 from sojourn.gateways.exchange.links import Command, Refused
 from sojourn.gateways.exchange.log_writer import LogWriter, PendingEvent
 from sojourn.gateways.exchange.market.engine import OrderUpdate, Request
@@ -40,17 +41,14 @@ from sojourn.gateways.exchange.messages import (
 from sojourn.gateways.exchange.relay_wire import Follow, MarketNews, News, PortfolioNews, State
 from sojourn.gateways.exchange.sim.channel import Fenced
 from sojourn.gateways.exchange.sim.link import LinkState, Ownership, SimulatorLink
-from sojourn.gateways.exchange.view import ALL_ORDERS, ORDER
+from sojourn.gateways.exchange.view import ALL_ORDERS, EVENTS, ORDER, SIMULATOR
 
 if TYPE_CHECKING:
-    from sojourn.gateways.exchange.bus import Owner
     from sojourn.gateways.exchange.market.simulation import Event, Portfolio, Row
     from sojourn.gateways.exchange.room import SessionRoom
     from sojourn.gateways.exchange.rows import Desired, Json, SimulatorRow
     from sojourn.gateways.exchange.sim.codec import OrderResult, SimulatorSnapshot
 
-_LOG: Final = "events"
-_SIMULATOR: Final = "simulator"
 UNREACHABLE: Final = "unreachable"
 """What clients are told of a simulator whose line is lost; any other state after it ends the wait for it."""
 NO_ORDERS: Final = b'{"orders":[]}'
@@ -113,6 +111,8 @@ class OwnerRole:
             await room.catch_up()
         if end is None or (end.epoch, end.last) < (view.log.epoch, view.log.last):
             self.writer.doubt()  # the backend has lost what the mirror has
+        if EVENTS in view.degraded:  # an owner before us has told, and the log answers
+            self.tell(Restored(EVENTS))
         self._told_last = view.log.last
         self._is_done.clear()
         self._services.spawn(self._write())
@@ -152,7 +152,7 @@ class OwnerRole:
         self.writer.doubt()
 
     def _on_outage(self, is_out: bool) -> None:
-        self.tell(Degraded(_LOG) if is_out else Restored(_LOG))
+        self.tell(Degraded(EVENTS) if is_out else Restored(EVENTS))
 
     def _on_room(self) -> None:
         if self.link is not None:
@@ -196,13 +196,12 @@ class OwnerRole:
         """Tell where the simulator stands."""
         view = self.room.view
         simulator = self.simulator.id if self.simulator is not None else ""
-        was = view.simulator_state
-        if (view.simulator, was) == (simulator, state):
-            return
-        view.take_simulator(simulator, state)
-        self.tell(SimulatorState(state, simulator, detail))
-        if was != state and UNREACHABLE in (was, state):
-            self.tell((Degraded if state == UNREACHABLE else Restored)(_SIMULATOR))
+        if (view.simulator, view.simulator_state) != (simulator, state):
+            view.take_simulator(simulator, state)
+            self.tell(SimulatorState(state, simulator, detail))
+        is_away = state == UNREACHABLE
+        if is_away != (SIMULATOR in view.degraded):  # an owner before us may have told
+            self.tell((Degraded if is_away else Restored)(SIMULATOR))
 
     # What the simulator says
 
@@ -212,7 +211,7 @@ class OwnerRole:
             case LinkState.UP:
                 self.set_state("running")
                 if self.simulator is not None:
-                    self._services.keeper.attached(self.room, self.simulator)
+                    self._services.simulators.attached(self.room, self.simulator)
                 self._services.spawn(self._complete_orders())
             case LinkState.DOWN:
                 self.set_state(UNREACHABLE)
@@ -221,10 +220,12 @@ class OwnerRole:
                 self.set_state("ended", detail)
                 self._look()
                 self._services.keeper.has_news(self.room)
+            case LinkState.FOREIGN if self.simulator is not None:
+                self._services.simulators.give_up(self.room, self.simulator)
 
     def _look(self) -> None:
         if self.simulator is not None:
-            self._services.keeper.look_at(self.room, self.simulator)
+            self._services.simulators.look_at(self.room, self.simulator)
 
     async def _complete_orders(self) -> None:
         """Learn of orders that are older than the log: who took the session over knows only what the log has."""
@@ -239,9 +240,8 @@ class OwnerRole:
             view.add_orders([(update.number, order_body(update)) for update in orders])
 
     def on_fenced(self, by_epoch: int) -> None:
-        """Let go: another pod owns the session."""
-        del by_epoch
-        self._lose(None)
+        """Let go: another pod owns the session, or did before the database was put back to a backup."""
+        self._lose(Owner("", by_epoch))
 
     def on_snapshot(self, snapshot: SimulatorSnapshot) -> None:
         """Take all orders anew: more has happened than the simulator remembers one by one, or than the log."""
@@ -291,7 +291,7 @@ class OwnerRole:
         """Do what a client wants. Raises: Refused, BackendUnavailable, LimitExceeded."""
         if isinstance(command, SimulatorCommand):
             is_wanted = command.action == "start"
-            return await self._services.keeper.want_simulator(self.room, is_wanted=is_wanted)
+            return await self._services.simulators.want_by_client(self.room, is_wanted=is_wanted)
         link = self.link
         if link is None or link.is_over:
             if not self.has_looked or (link is not None and link.state == LinkState.FENCED):
@@ -305,6 +305,8 @@ class OwnerRole:
         except LimitExceeded:
             raise
         except BackendUnavailable as error:
+            if link.state == LinkState.FOREIGN:
+                raise Refused(Code.NO_SIMULATOR, "the session has no simulator that runs") from error
             code = Code.OUTCOME_UNKNOWN if was_up else Code.SIMULATOR_UNAVAILABLE
             detail = "no answer in time; the same id sent again is the same order"
             raise Refused(code, detail, 1.0) from error
@@ -312,7 +314,7 @@ class OwnerRole:
 
     async def want(self, desired: Desired, spec: Json | None) -> tuple[str, bool]:
         """Want a simulator, or want none. Raises: Refused, BackendUnavailable."""
-        wanted = await self._services.keeper.want(self.room, desired, spec)
+        wanted = await self._services.simulators.want(self.room, desired, spec)
         return ("" if wanted.row is None else wanted.row.id), wanted.is_changed
 
     # Links and followers

@@ -20,18 +20,19 @@ from sojourn.gateways.exchange import rest_types as t
 from sojourn.gateways.exchange.auth import Authenticator
 from sojourn.gateways.exchange.event_stream import stream_progress
 from sojourn.gateways.exchange.http_config import HttpSettings
-from sojourn.gateways.exchange.http_server import Forwarding
 from sojourn.gateways.exchange.idempotency import Once, fingerprint, key_of, with_request_id
 from sojourn.gateways.exchange.ids import is_id
-from sojourn.gateways.exchange.middleware import REQUEST_ID, Rates
 from sojourn.gateways.exchange.openapi import document
 from sojourn.gateways.exchange.principal import Principal
 from sojourn.gateways.exchange.problems import Kind, Refusal
-from sojourn.gateways.exchange.request_body import read_body, read_query
-from sojourn.gateways.exchange.routes import LARGEST_OFFSET, OPERATIONS, Operation
+from sojourn.gateways.exchange.routes import LARGEST_OFFSET, OPERATIONS
 from sojourn.gateways.exchange.rows import StoredResponse
 from sojourn.gateways.exchange.service import Caller, Service, SessionSearch
 from sojourn.gateways.exchange.tickets import TicketDesk
+from sojourn.web.body import read_body, read_query
+from sojourn.web.front import REQUEST_ID, Rates
+from sojourn.web.operations import Operation
+from sojourn.web.server import Forwarding
 
 _USER_AGENT_CHARACTERS: Final = 256
 _NOBODY: Final = Principal("", frozenset(), 0.0, "")

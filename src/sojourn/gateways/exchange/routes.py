@@ -5,58 +5,20 @@ Knows no HTTP library. Metrics stay with the admin API of the daemon: they are o
 
 from __future__ import annotations
 
-from typing import Any, Final, Literal, NamedTuple
+from typing import Any, Final
 
 from sojourn.gateways.exchange import rest_types as t
-from sojourn.gateways.exchange.problems import Kind, ProblemType
+from sojourn.gateways.exchange.ids import ID_PATTERN
+from sojourn.gateways.exchange.problems import Kind
+from sojourn.web.operations import Operation, Parameter
 
 LARGEST_PAGE_COUNT: Final = 500
 LARGEST_OFFSET: Final = 2**53
-PLAIN_TEXT: Final = r"[^\x00-\x1f\x7f]"
-"""A character of a query's text: anything but control characters."""
-
-
-class Parameter(NamedTuple):
-    """One parameter of a query: an integer with bounds; or a text with a longest length, a list of words, or an id."""
-
-    name: str
-    description: str
-    is_number: bool = False
-    lowest: int = 0
-    highest: int = 0
-    default: int = 0
-    longest: int = 64
-    words: tuple[str, ...] = ()
-    is_id: bool = False
-
-
-class Operation(NamedTuple):
-    """One thing that can be asked or ordered.
-
-    ``handler`` is the name of the method that serves it; ``others`` are more statuses of success; ``key`` says whether
-    an Idempotency-Key is wanted; ``alias_of`` names the operation of ours that an old path stands for.
-    """
-
-    method: Literal["GET", "POST", "PUT", "DELETE"]
-    path: str
-    handler: str
-    summary: str
-    access: Literal["open", "user", "admin"] = "user"
-    status: int = 200
-    answer: Any = None
-    body: Any = None
-    others: tuple[tuple[int, str], ...] = ()
-    query: tuple[Parameter, ...] = ()
-    refusals: tuple[ProblemType, ...] = ()
-    key: Literal["", "optional", "required"] = ""
-    media: str = "application/json"
-    alias_of: str = ""
-
 
 _LIMIT: Final = Parameter(
     "limit", "At most so many.", is_number=True, lowest=1, highest=LARGEST_PAGE_COUNT, default=100
 )
-_BEFORE: Final = Parameter("before", "``next`` of the page before.", is_id=True)
+_BEFORE: Final = Parameter("before", "``next`` of the page before.", pattern=ID_PATTERN, wanted="an id")
 _OF_SESSION: Final = (Kind.NOT_FOUND, Kind.ENDED)
 _OF_SIMULATOR: Final = (*_OF_SESSION, Kind.CONFLICT, Kind.OUTCOME_UNKNOWN)
 _SESSION_STATES: Final = ("new", "active", "detached", "ended")

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from sojourn.core.backoff import Backoff
 from sojourn.gateways.exchange.event_log import EventLog
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from sojourn.core.clock import Clock
     from sojourn.gateways.exchange.bus import Bus, EventLogs, Owner
     from sojourn.gateways.exchange.room import SessionRoom
-    from sojourn.gateways.exchange.rows import Desired, Json, SimulatorRow, Wanted
+    from sojourn.gateways.exchange.room_simulators import RoomSimulators
     from sojourn.gateways.exchange.sim.link import Ownership, SimulatorLink, SimulatorReader
     from sojourn.gateways.exchange.storage import Storage
 
@@ -24,29 +24,15 @@ if TYPE_CHECKING:
 class RoomKeeper(Protocol):
     """Who keeps the rooms of a pod."""
 
+    @property
+    def is_bus_up(self) -> bool:
+        """Say whether pods hear each other."""
+
     def has_news(self, room: SessionRoom) -> None:
         """Let the next tick look at a room."""
 
     def lost_ownership(self, room: SessionRoom, by: Owner | None) -> None:
         """Find a room its place again: another pod owns the session, or nobody does."""
-
-    async def want_simulator(self, room: SessionRoom, *, is_wanted: bool) -> dict[str, Any]:
-        """Want a session's simulator, or want none.
-
-        Raises: Refused.
-        """
-
-    async def want(self, room: SessionRoom, desired: Desired, spec: Json | None = None) -> Wanted:
-        """Say what a session's simulator is to be.
-
-        Raises: Refused, BackendUnavailable.
-        """
-
-    def attached(self, room: SessionRoom, row: SimulatorRow) -> None:
-        """Take note that a session's owner follows its simulator."""
-
-    def look_at(self, room: SessionRoom, row: SimulatorRow) -> None:
-        """Find out what has become of a simulator that does not answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +58,7 @@ class PodServices:
         logs: where sessions' events are durable: the bus, or the database.
         store: sessions and simulators.
         keeper: of the rooms.
+        simulators: what sessions want of them.
         link: makes a link to a simulator.
         spawn: starts a task that is awaited at the end.
         clock: monotonic seconds.
@@ -87,6 +74,7 @@ class PodServices:
     logs: EventLogs
     store: Storage
     keeper: RoomKeeper
+    simulators: RoomSimulators
     link: Callable[[str, Ownership, SimulatorReader, int, str], SimulatorLink]
     spawn: Callable[[Awaitable[None]], object]
     clock: Clock

@@ -15,58 +15,30 @@ from __future__ import annotations
 import asyncio
 import math
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
 
-from sojourn.errors import BackendUnavailable, LimitExceeded, SojournError, WireError
-from sojourn.gateways.exchange import messages, relay_wire
+from sojourn.errors import BackendUnavailable, LimitExceeded, SojournError
 from sojourn.gateways.exchange.bus import Owner
 from sojourn.gateways.exchange.follower import FollowerRole
-from sojourn.gateways.exchange.lifecycle import SimulatorState
-from sojourn.gateways.exchange.links import Refused
-from sojourn.gateways.exchange.messages import Code
+from sojourn.gateways.exchange.messages import Degraded
 from sojourn.gateways.exchange.owner import OwnerRole
-from sojourn.gateways.exchange.relay_wire import (
-    Answer,
-    Describe,
-    Devices,
-    Disconnect,
-    Do,
-    Done,
-    End,
-    Failed,
-    Follow,
-    HandOver,
-    Leave,
-    NotOwner,
-    Want,
-    Warn,
-)
 from sojourn.gateways.exchange.room import SessionRoom, moment_us
-from sojourn.gateways.exchange.rows import (
-    Desired,
-    Page,
-    Refusal,
-    RefusalReason,
-    SimulatorFilter,
-    SimulatorRow,
-    Wanted,
-)
-from sojourn.gateways.exchange.sim.reader import LinkState
+from sojourn.gateways.exchange.view import EVENTS
 
 if TYPE_CHECKING:
-    from sojourn.gateways.exchange.rows import Json, SessionRow
+    from sojourn.gateways.exchange.rows import SessionRow
     from sojourn.gateways.exchange.services import PodServices
-    from sojourn.gateways.exchange.simulators import SimulatorKeeper
 
 SETTLE_S: Final = 20.0
 """How long a room looks for a role: longer than a dead owner's lease."""
-LOOK_S: Final = 30.0
-"""How long it is looked what has become of a simulator, each time that its line is lost."""
 FORGET_S: Final = 600.0
-"""How long it is known since when a session's log is lost: many tries to settle."""
-UNSETTLED: Final = frozenset({SimulatorState.REQUESTED, SimulatorState.STARTING, SimulatorState.STOPPING})
+"""How long it is known that a session's log is lost, or that its database is behind: many tries to settle."""
+RENEW_COUNT: Final = 500
+"""Leases that are prolonged in one turn of the loop: 5,000 make it late by 9 ms."""
+LARGEST_EPOCH: Final = 2**53 - 1
+"""Clients read epochs as JSON's numbers; one that is above is no owner's."""
 
 
 class UnknownSession(SojournError):  # noqa: N818 - named for what happened, as all classes of errors.py
@@ -79,11 +51,7 @@ class SessionKeeper:
     Life: made with the gateway. Always true: ``owned`` has exactly the sessions whose rooms are owners here.
 
     Args:
-        simulators: brings them up and down.
-        driver: of new simulators.
-        market: of a new simulator for which none is given.
         recorder_of: returns what puts lines of a session into the flight recorder.
-        simulators_count: that a session may have at once.
         on_closed: is told of each room that is closed, and why.
     """
 
@@ -91,35 +59,25 @@ class SessionKeeper:
 
     def __init__(
         self,
-        simulators: SimulatorKeeper,
-        *,
-        driver: str,
-        market: Json,
         recorder_of: Callable[[SessionRow], Callable[[int, int, Any], None]],
-        simulators_count: int = 1,
         on_closed: Callable[[str, str], None] = lambda _session, _why: None,
     ) -> None:
         self.rooms: dict[str, SessionRoom] = {}
         self.owned: dict[str, Owner] = {}
         self.is_draining = False
-        self.on_pod_ask: Callable[[relay_wire.PodAsk], Awaitable[Answer]] = _nobody_answers
-        """Answers what is asked of the pod, and not of a session."""
-        self._simulators = simulators
-        self._driver = driver
-        self._market = market
         self._recorder_of = recorder_of
-        self._simulators_count = simulators_count
         self._on_closed = on_closed
         self._with_news: set[SessionRoom] = set()
         self.news = asyncio.Event()
         """Set while a room has something that somebody lacks."""
         self._opening: dict[str, asyncio.Future[SessionRoom]] = {}
         self._settling: set[str] = set()
-        self.bus_up_at = float("-inf")
+        self.bus_up_at = -math.inf
         """When the bus came back last; infinite while it is away."""
         self._lost_since: dict[str, float] = {}
         """When it was first seen of sessions that neither lease nor log is there any more."""
-        self._working: set[str] = set()
+        self._epochs: dict[str, tuple[int, float]] = {}
+        """By which epochs sessions were last taken from us or kept from us, and when."""
 
     # Rooms
 
@@ -264,7 +222,8 @@ class SessionKeeper:
     async def _own(self, room: SessionRoom) -> bool:
         """Become the owner. Raises: UnknownSession, BackendUnavailable."""
         services, session = self.services, room.session_id
-        epochs = await services.store.sessions.take_over((session,), services.pod)
+        known, _ = self._epochs.get(session, (0, 0.0))
+        epochs = await services.store.sessions.take_over((session,), services.pod, least_epoch=known + 1)
         if session not in epochs:
             row = await services.store.sessions.get(session)
             room.end(row.ended_reason.value if row is not None and row.ended_reason is not None else "ended")
@@ -272,8 +231,32 @@ class SessionKeeper:
         owner = Owner(services.pod, epochs[session])
         holder = await services.bus.acquire(session, owner, services.lease_s)
         if holder != owner:
+            self._note_epoch(session, holder)
             return False
         await self._begin_to_own(room, owner)
+        return True
+
+    def _note_epoch(self, session: str, by: Owner) -> None:
+        """Remember an epoch that ours must be above, which the database need not know if it is out of a backup."""
+        known, _ = self._epochs.get(session, (0, 0.0))
+        if known < by.epoch < LARGEST_EPOCH:
+            self._epochs[session] = by.epoch, self.services.clock()
+
+    async def take_hand_over(self, session_id: str, epoch: int) -> bool:
+        """Take a session from a pod that leaves, which has given us the lease; False if we leave ourselves.
+
+        Raises: UnknownSession, BackendUnavailable.
+        """
+        if self.is_draining:
+            return False  # or two pods that leave would hand it to each other
+        room = await self._room(session_id)
+        async with room.changing:
+            if isinstance(room.role, OwnerRole):
+                return True
+            role, room.role = room.role, None
+            if role is not None:
+                await role.stop()
+            await self._begin_to_own(room, Owner(self.services.pod, epoch))
         return True
 
     async def _begin_to_own(self, room: SessionRoom, owner: Owner) -> None:
@@ -285,35 +268,21 @@ class SessionKeeper:
         room.role = role
         self.owned[room.session_id] = owner
         room.record_state(f"owned here, epoch {owner.epoch}")
-        try:
-            await self._take_up_simulators(room)
-        except BackendUnavailable:
-            self.services.spawn(self._take_up_later(room, role))
-
-    async def _take_up_later(self, room: SessionRoom, role: OwnerRole) -> None:
-        """Try again until the database answers, or somebody else owns the session."""
-        backoff = self.services.backoff()
-        while room.role is role:
-            await asyncio.sleep(next(backoff))
-            with suppress(BackendUnavailable):
-                await self._take_up_simulators(room)
-                return
-
-    async def _take_up_simulators(self, room: SessionRoom) -> None:
-        """Go on with the session's simulators where their rows say. Raises: BackendUnavailable."""
-        where = SimulatorFilter(session_id=room.session_id)
-        for row in await self.services.store.simulators.list(where, Page(limit_count=5)):
-            self._told(room, row)
-            if row.state in UNSETTLED:
-                self.work_on(room, row)
-        if isinstance(room.role, OwnerRole):
-            room.role.has_looked = True
+        await self.services.simulators.take_up(room, role)
 
     def lost_ownership(self, room: SessionRoom, by: Owner | None) -> None:
-        """Find a room another role."""
+        """Find a room another role.
+
+        Args:
+            room: of the session.
+            by: who has it now, without a name if only the epoch is known; None if the lease is lost.
+        """
         session = room.session_id
         self.owned.pop(session, None)
-        room.record_state(f"not ours any more: {by.pod if by else 'the lease is lost'}")
+        if by is not None:
+            self._note_epoch(session, by)
+        taken = "the lease is lost" if by is None else by.pod or f"by an owner of epoch {by.epoch}"
+        room.record_state(f"not ours any more: {taken}")
         if session not in self._settling:
             self._settling.add(session)
             self.services.spawn(self._resettle(room))
@@ -376,23 +345,37 @@ class SessionKeeper:
             if not self._with_news:
                 self.news.clear()
 
-    def tell_followers(self, frame: Any) -> None:
-        """Send a control frame to the links of sessions that are not owned here."""
-        for room in self.rooms.values():
-            if not isinstance(room.role, OwnerRole):
-                room.view.tell(frame)
+    @property
+    def is_bus_up(self) -> bool:
+        """Say whether pods hear each other, as far as this one knows."""
+        return self.bus_up_at != math.inf
 
-    def sweep(self, now_s: float) -> None:
-        """Enforce the links' deadlines; forget followers' rooms without links."""
-        for session_id in [one for one, at_s in self._lost_since.items() if now_s - at_s > FORGET_S]:
-            del self._lost_since[session_id]
+    def bus_changed(self, *, is_up: bool) -> None:
+        """Take note that the bus is away, or back; where another pod owns a session nothing moves meanwhile."""
+        self.bus_up_at = self.services.clock() if is_up else math.inf
+        for room in self.rooms.values():
+            if isinstance(room.role, FollowerRole) and is_up:
+                room.role.on_gap()  # its links are told when the owner's state is here
+            elif not isinstance(room.role, OwnerRole) and not is_up and EVENTS not in room.view.degraded:
+                room.view.tell(Degraded(EVENTS))
+
+    def sweep(self, now_s: float, rooms: Iterable[SessionRoom]) -> None:
+        """Enforce the deadlines of some rooms' links; forget rooms that nobody needs."""
         now_ms = self.services.wall_ms()
-        for session_id, room in tuple(self.rooms.items()):
+        for room in rooms:
+            session_id = room.session_id
             for link in room.links:
                 link.sweep(now_s)
             room.view.log.trim(now_ms)
             if session_id not in self._opening and session_id not in self._settling:
                 self._close_if_idle(session_id)
+
+    def forget(self, now_s: float) -> None:
+        """Forget what is known of sessions that nobody has asked for since."""
+        for session_id in [one for one, at_s in self._lost_since.items() if now_s - at_s > FORGET_S]:
+            del self._lost_since[session_id]
+        for session_id in [one for one, (_, at_s) in self._epochs.items() if now_s - at_s > FORGET_S]:
+            del self._epochs[session_id]
 
     def counters(self) -> Iterable[tuple[str, dict[str, str], float]]:
         """Yield what ``Gateway.counters`` yields."""
@@ -411,9 +394,12 @@ class SessionKeeper:
 
     async def renew(self) -> None:
         """Prolong the leases of all sessions that are owned here. Raises: BackendUnavailable."""
-        owned = dict(self.owned)
-        if not owned:
-            return
+        owned = tuple(self.owned.items())
+        for begin in range(0, len(owned), RENEW_COUNT):
+            await self._renew(dict(owned[begin : begin + RENEW_COUNT]))
+            await asyncio.sleep(0)
+
+    async def _renew(self, owned: dict[str, Owner]) -> None:
         lost = await self.services.bus.renew(owned, self.services.lease_s)
         for session, by in lost.items():
             room, owner = self.rooms.get(session), owned[session]
@@ -425,168 +411,6 @@ class SessionKeeper:
             elif isinstance(room.role, OwnerRole):
                 room.role.lease_regained()
 
-    # Simulators
-
-    async def want_simulator(self, room: SessionRoom, *, is_wanted: bool) -> dict[str, Any]:
-        """Want a session's simulator, or want none. Raises: Refused, BackendUnavailable."""
-        row = (await self.want(room, Desired.RUNNING if is_wanted else Desired.STOPPED)).row
-        return {"state": "none"} if row is None else {"simulator": row.id, "state": row.state.value}
-
-    async def want(self, room: SessionRoom, desired: Desired, spec: Json | None = None) -> Wanted:
-        """Say what the session's simulator is to be, and begin to make it so.
-
-        Raises: Refused, BackendUnavailable.
-        """
-        wanted = await self.services.store.simulators.want(
-            room.session_id,
-            desired,
-            driver=self._driver,
-            spec=spec or self._market,
-            limit_count=self._simulators_count,
-        )
-        if isinstance(wanted, Refusal):
-            is_limit = wanted.reason is RefusalReason.SIMULATORS_LIMIT
-            raise Refused(Code.SIMULATOR_LIMIT if is_limit else Code.FORBIDDEN, wanted.reason.value)
-        if wanted.row is not None:
-            self._told(room, wanted.row)
-            self.work_on(room, wanted.row)
-        return wanted
-
-    def work_on(self, room: SessionRoom | None, row: SimulatorRow) -> None:
-        """Bring a simulator to what is wanted of it; its session need not be here, and may be over."""
-        if row.id not in self._working:
-            self._working.add(row.id)
-            self.services.spawn(self._work(room, row))
-
-    async def _work(self, room: SessionRoom | None, row: SimulatorRow) -> None:
-        try:
-            while True:
-                settled = await self._simulators.settle(row, lambda seen: self._told(room, seen))
-                self._told(room, settled)
-                fresh = await self.services.store.simulators.get(row.id)
-                if fresh is None or fresh.generation == settled.generation:
-                    return
-                row = fresh
-        except BackendUnavailable:
-            return  # the next look at the session's simulators goes on
-        finally:
-            self._working.discard(row.id)
-
-    def _told(self, room: SessionRoom | None, row: SimulatorRow) -> None:
-        """Let the owner know where a simulator stands."""
-        role = None if room is None else room.role
-        if not isinstance(role, OwnerRole):
-            return
-        current = role.simulator
-        if row.state == SimulatorState.RUNNING and row.desired == Desired.RUNNING:
-            role.use_simulator(row)
-        elif current is None or current.id == row.id or row.generation > current.generation:
-            detail = str((row.failure or {}).get("detail", ""))
-            if row.state in (SimulatorState.STOPPED, SimulatorState.FAILED):
-                role.drop_simulator(row.state.value, detail)
-            else:
-                role.set_state(row.state.value, detail)
-
-    def attached(self, room: SessionRoom, row: SimulatorRow) -> None:
-        """Take note that a session's owner follows its simulator."""
-        self.services.spawn(self._attached(room, row))
-
-    async def _attached(self, room: SessionRoom, row: SimulatorRow) -> None:
-        await self._simulators.attached(row, lambda seen: self._told(room, seen))
-
-    def look_at(self, room: SessionRoom, row: SimulatorRow) -> None:
-        """Find out what has become of a simulator that does not answer."""
-        if row.id not in self._working:
-            self._working.add(row.id)
-            self.services.spawn(self._look_at(room, row))
-
-    async def _look_at(self, room: SessionRoom, row: SimulatorRow) -> None:
-        """Look until it is known: that it has gone, or that its owner follows it again."""
-        backoff, is_noted = self.services.backoff(), False
-        try:
-            async with asyncio.timeout(LOOK_S):
-                while _is_unreached(room, row):
-                    with suppress(BackendUnavailable):
-                        await self._simulators.look(
-                            row, lambda seen: self._told(room, seen), is_noted=is_noted
-                        )
-                        is_noted = True
-                    await asyncio.sleep(next(backoff))
-        except TimeoutError:
-            return  # the link goes on trying, and tells again
-        finally:
-            self._working.discard(row.id)
-
-    def simulator_ended(self, simulator: str) -> None:
-        """Look at the session of a simulator whose driver says that it has gone."""
-        for session in self.owned:
-            room = self.rooms.get(session)
-            role = None if room is None else room.role
-            if room is None or not isinstance(role, OwnerRole) or role.simulator is None:
-                continue
-            if simulator in (role.simulator.id, role.simulator.handle.get("simulator")):
-                self.look_at(room, role.simulator)
-                return
-
-    # What other pods want
-
-    async def serve(self, session: str, command: bytes) -> bytes:
-        """Carry out a command of another pod."""
-        try:
-            ask = relay_wire.read_ask(command)
-        except WireError:
-            return relay_wire.write(Failed(code=Code.INTERNAL, detail="a command of another version"))
-        return relay_wire.write(await self.obey(session, ask))
-
-    async def obey(self, session: str, ask: relay_wire.Ask) -> Answer:
-        """Carry out what a pod wants, this one or another."""
-        if isinstance(ask, HandOver):
-            return await self._take_hand_over(session, ask.epoch)
-        if isinstance(ask, Describe | Leave):
-            return await self.on_pod_ask(ask)
-        room = self.rooms.get(session)
-        if isinstance(ask, Disconnect):
-            return Done(0 if room is None else room.disconnect())
-        if room is None or not isinstance(room.role, OwnerRole):
-            return NotOwner()
-        return await self._obey_as_owner(room, room.role, ask)
-
-    async def _obey_as_owner(self, room: SessionRoom, role: OwnerRole, ask: relay_wire.OwnerAsk) -> Answer:
-        match ask:
-            case Follow():
-                return role.follow(ask) or Done()
-            case Do(command=command):
-                return await _answered(role.carry_out(command))
-            case Want(desired=desired, spec=spec):
-                return await _answered(role.want(desired, spec))
-            case Devices(devices=devices, newest=newest, at_us=at_us):
-                room.take_devices(devices, newest, at_us)
-                await role.announce_devices()
-            case Warn(reason=reason, in_s=in_s):
-                role.tell(messages.Warn(reason, in_s))
-            case End(reason=reason):
-                await self.end_room(room, reason)
-        return Done()
-
-    async def _take_hand_over(self, session: str, epoch: int) -> Answer:
-        """Take a session from a pod that leaves: it has given us the lease."""
-        if self.is_draining:
-            return NotOwner()  # or two pods that leave would hand it to each other
-        try:
-            room = await self._room(session)
-            async with room.changing:
-                if isinstance(room.role, OwnerRole):
-                    return Done()
-                role, room.role = room.role, None
-                if role is not None:
-                    await role.stop()
-                await self._begin_to_own(room, Owner(self.services.pod, epoch))
-        except UnknownSession:
-            return NotOwner()
-        except BackendUnavailable as error:
-            return Failed(code=Code.UNAVAILABLE, detail=error.backend, retry_after_s=1.0)
-        return Done()
-
     # The end of a session
 
     async def end_room(self, room: SessionRoom, reason: str) -> None:
@@ -595,43 +419,9 @@ class SessionKeeper:
         room.end(reason)
         if isinstance(role, OwnerRole):
             role.announce_end()
-            for row in await self._rows(session):
-                if row.state in UNSETTLED or row.state == SimulatorState.RUNNING:
-                    self.work_on(room, row)
+            await self.services.simulators.end(room)
         owner = self.owned.pop(session, None)
         self._close_if_idle(session)
         if owner is not None:
             with suppress(BackendUnavailable):
                 await self.services.bus.release(session, owner)
-
-    async def _rows(self, session: str) -> tuple[SimulatorRow, ...]:
-        try:
-            return await self.services.store.simulators.list(
-                SimulatorFilter(session_id=session), Page(limit_count=5)
-            )
-        except BackendUnavailable:
-            return ()  # who looks for orphans finds them
-
-
-def _is_unreached(room: SessionRoom, row: SimulatorRow) -> bool:
-    """Say whether this pod owns the session, and its simulator is this one and does not answer."""
-    role = room.role
-    if not isinstance(role, OwnerRole) or role.simulator is None or role.simulator.id != row.id:
-        return False
-    return role.link is None or role.link.state != LinkState.UP
-
-
-async def _nobody_answers(_ask: relay_wire.PodAsk) -> Answer:
-    return Failed(code=Code.UNAVAILABLE, detail="the pod is not up yet", retry_after_s=1.0)
-
-
-async def _answered(work: Awaitable[Any]) -> Answer:
-    """Return what came of a command, in the words of the relay."""
-    try:
-        return Done(await work)
-    except Refused as refused:
-        return Failed(code=refused.code, detail=refused.detail, retry_after_s=refused.retry_after_s)
-    except LimitExceeded as error:
-        return Failed(code=Code.RATE_LIMITED, detail=error.what, retry_after_s=1.0)
-    except BackendUnavailable as error:
-        return Failed(code=Code.UNAVAILABLE, detail=error.backend, retry_after_s=1.0)

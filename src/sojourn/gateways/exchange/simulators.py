@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 CLAIM_S: Final = 60.0
 """How long the work on a simulator is one pod's without a sign of life; a start takes less."""
+RELEASE_S: Final = 1.0
+"""How long the end of the work waits for the database; a claim that stays there is over by itself."""
 GRACE_S: Final = 5.0
 ATTACHED_TRIES_COUNT: Final = 8
 """How often a driver is told that its simulator is followed; a pool takes back what it is not told of in time."""
@@ -69,14 +71,16 @@ class SimulatorKeeper:
     async def settle(self, row: SimulatorRow, told: Told) -> SimulatorRow:
         """Work on a simulator until it is what is wanted of it, or has failed; return its row.
 
-        The work is given up, not ended, by cancellation: whoever owns the session next goes on with it.
+        The work is given up, not ended, by cancellation: whoever owns the session next goes on with it, at once.
         """
         if self._is_settled(row):
             return row
-        row = await self._worked_on(row, told)
-        with suppress(BackendUnavailable):  # then it is free when it is over by itself
-            await self._store.simulators.release_claim(row.id, self._pod)
-        return row
+        try:
+            return await self._worked_on(row, told)
+        finally:
+            with suppress(BackendUnavailable, TimeoutError):
+                async with asyncio.timeout(RELEASE_S):
+                    await self._store.simulators.release_claim(row.id, self._pod)
 
     async def _worked_on(self, row: SimulatorRow, told: Told) -> SimulatorRow:
         """Claim the simulator and do what is to be done, step by step; return its row."""

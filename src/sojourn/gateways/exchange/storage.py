@@ -66,6 +66,15 @@ def check_offsets(events: Sequence[LogEvent]) -> None:
         )
 
 
+class StoreBreakerSettings(BreakerSettings, frozen=True):
+    """The database's circuit: every pod waits for it, so it is asked again soon; one probe costs it nothing."""
+
+    open_s: Annotated[float, Meta(gt=0, description="First open time; doubles with every failed probe.")] = (
+        0.5
+    )
+    open_max_s: Annotated[float, Meta(gt=0, description="Longest open time.")] = 5.0
+
+
 class StoreSettings(Settings, frozen=True):
     """The PostgreSQL that holds sessions and simulators."""
 
@@ -99,8 +108,8 @@ class StoreSettings(Settings, frozen=True):
         Seconds, Meta(description="How often the others look whether a cluster-wide task is free.")
     ] = 5.0
     breaker: Annotated[
-        BreakerSettings, Meta(description="When calls are refused at once because the last ones failed.")
-    ] = BreakerSettings(open_s=0.5, open_max_s=5.0)
+        StoreBreakerSettings, Meta(description="When calls are refused at once because the last ones failed.")
+    ] = StoreBreakerSettings()
 
     def problems(self) -> Iterator[tuple[str, str, str]]:
         """Yield an address of something else; none of it is shown, as it may hold a password."""
@@ -168,8 +177,16 @@ class SessionTable(Protocol):
             owner_pod: only those of this pod, ``""`` for those of nobody; None for all.
         """
 
-    async def take_over(self, session_ids: Collection[str], pod: str) -> dict[str, int]:
-        """Make a pod the owner of sessions and return their new epochs; those that have ended are left out."""
+    async def take_over(
+        self, session_ids: Collection[str], pod: str, *, least_epoch: int = 0
+    ) -> dict[str, int]:
+        """Make a pod the owner of sessions and return their new epochs; those that have ended are left out.
+
+        Args:
+            session_ids: of the sessions.
+            pod: their new owner.
+            least_epoch: that they get; a database out of a backup knows smaller ones than there have been.
+        """
 
     async def release(self, session_id: str, pod: str, owner_epoch: int) -> bool:
         """Leave a session without an owner, if the pod still is the owner under that epoch."""

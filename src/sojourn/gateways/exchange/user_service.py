@@ -41,6 +41,7 @@ from sojourn.gateways.exchange.service import Made
 
 if TYPE_CHECKING:
     from sojourn.gateways.exchange.config import ExchangeSettings
+    from sojourn.gateways.exchange.pod_commands import PodCommands
     from sojourn.gateways.exchange.principal import Principal
     from sojourn.gateways.exchange.readiness import PodSelf
     from sojourn.gateways.exchange.room import SessionRoom
@@ -76,9 +77,14 @@ class PodService(Administration):
     """
 
     def __init__(
-        self, services: PodServices, keeper: SessionKeeper, settings: ExchangeSettings, pod: PodSelf
+        self,
+        services: PodServices,
+        keeper: SessionKeeper,
+        commands: PodCommands,
+        settings: ExchangeSettings,
+        pod: PodSelf,
     ) -> None:
-        super().__init__(services, keeper, pod)
+        super().__init__(services, keeper, commands, pod)
         self.settings = settings
         self._orders = OrderDesk(services.command_timeout_s)
         self._activities: dict[str, int] = {}

@@ -26,6 +26,10 @@ if TYPE_CHECKING:
 ENDED_ORDERS_COUNT: Final = 50
 """Ended orders that a snapshot tells."""
 FINAL_STATUSES: Final = frozenset({"filled", "canceled", "rejected"})
+EVENTS: Final = "events"
+"""Clients are told that it is away while their events wait for the log, or for the bus on their way here."""
+SIMULATOR: Final = "simulator"
+"""The same, while the simulator does not answer."""
 ORDER: Final = "order"
 """The type of an event that tells an order."""
 ALL_ORDERS: Final = "orders"

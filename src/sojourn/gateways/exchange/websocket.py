@@ -20,7 +20,6 @@ import msgspec
 from aiohttp import web
 
 from sojourn.gateways.exchange import wire
-from sojourn.gateways.exchange.http_server import connection_of, peer_address, protocol_of
 from sojourn.gateways.exchange.ids import is_id
 from sojourn.gateways.exchange.link_protocol import LinkProtocol, upgrade_of
 from sojourn.gateways.exchange.links import ClientLink
@@ -29,6 +28,7 @@ from sojourn.gateways.exchange.problems import Kind, Refusal
 from sojourn.gateways.exchange.rest_types import CreateSession
 from sojourn.gateways.exchange.service import Caller
 from sojourn.gateways.exchange.sessions import UnknownSession
+from sojourn.web.server import connection_of, peer_address, protocol_of
 
 if TYPE_CHECKING:
     import asyncio

@@ -174,11 +174,15 @@ class MemorySessions:
                 found.append(row)
         return tuple(found[:limit_count])
 
-    async def take_over(self, session_ids: Collection[str], pod: str) -> dict[str, int]:
+    async def take_over(
+        self, session_ids: Collection[str], pod: str, *, least_epoch: int = 0
+    ) -> dict[str, int]:
         """Make a pod the owner of sessions and return their new epochs; those that have ended are left out."""
         self._tables.answer()
         rows = [row for row in map(self._live_row, {*session_ids}) if row]
-        taken = [self._put(row, owner_pod=pod, owner_epoch=row.owner_epoch + 1) for row in rows]
+        taken = [
+            self._put(row, owner_pod=pod, owner_epoch=max(row.owner_epoch + 1, least_epoch)) for row in rows
+        ]
         return {row.id: row.owner_epoch for row in taken}
 
     async def release(self, session_id: str, pod: str, owner_epoch: int) -> bool:

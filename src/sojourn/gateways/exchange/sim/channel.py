@@ -29,7 +29,6 @@ READ_AHEAD_BYTES: Final = 65_536
 
 _BUGS: Final = frozenset({StatusCode.INVALID_ARGUMENT, StatusCode.UNIMPLEMENTED, StatusCode.OUT_OF_RANGE})
 _WORDS: Final = {
-    "foreign": "another simulator, or another session's, answers there",
     "draining": "it ends and takes no more orders",
     "token": "it wants another token",
 }
@@ -47,11 +46,16 @@ class Fenced(SojournError):  # noqa: N818 - named for what happened, as all clas
         self.by_epoch = by_epoch
 
 
+class Foreign(BackendUnavailable):
+    """Another simulator answers than the one that is meant, or another session's; no other try changes that."""
+
+
 class SimulatorChannel(Protocol):
     """A connection to one simulator; made anew after each loss.
 
-    All methods raise BackendUnavailable if it does not answer, Fenced if it has another owner, and LocalProtocolError
-    if it says that what we ask is against the rules. A call that is left for whatever reason is canceled.
+    All methods raise BackendUnavailable if it does not answer, Foreign if it is another one, Fenced if it has another
+    owner, and LocalProtocolError if it says that what we ask is against the rules. A call that is left for whatever
+    reason is canceled.
     """
 
     def attach(self, request: pb.AttachRequest) -> AbstractAsyncContextManager[AsyncIterator[pb.Update]]:
@@ -150,6 +154,8 @@ class GrpcioChannel:
         code = error.code()
         if word == "fenced":
             return Fenced(int(metadata.get(EPOCH_KEY, "0")))
+        if word == "foreign":
+            return Foreign(self.endpoint, after_s, "another simulator, or another session's, answers there")
         if code in _BUGS:
             return LocalProtocolError(str(error.details()), "a call by the rules", "simulator.proto")
         # gRPC's own words stay out: they are long, and name addresses and library files.

@@ -26,7 +26,7 @@ from sojourn.core.clock import Clock, monotonic
 from sojourn.core.secret import Secret
 from sojourn.errors import BackendUnavailable, RemoteProtocolError
 from sojourn.gateways.exchange.market.engine import OrderUpdate, Request
-from sojourn.gateways.exchange.sim.channel import Connect, Fenced, GrpcioChannel, SimulatorChannel
+from sojourn.gateways.exchange.sim.channel import Connect, Fenced, Foreign, GrpcioChannel, SimulatorChannel
 from sojourn.gateways.exchange.sim.codec import (
     OrderResult,
     SimulatorReport,
@@ -46,7 +46,7 @@ from sojourn.gateways.exchange.sim.stubs import pb
 _AGAIN_MIN_S: Final = 0.02
 _AGAIN_MAX_S: Final = 0.5
 """Between two attempts of one order."""
-
+_FINAL: Final = frozenset({LinkState.FENCED, LinkState.FOREIGN, LinkState.ENDED, LinkState.CLOSED})
 
 DEFAULT_SETTINGS: Final = SimulatorLinkSettings()
 
@@ -116,7 +116,7 @@ class SimulatorLink:
     # Life
 
     async def run(self) -> None:
-        """Follow the simulator until it ends, another owner comes, or the link is closed."""
+        """Follow the simulator until it ends, is another session's, another owner comes, or the link is closed."""
         backoff = Backoff(self.settings.reconnect_min_s, self.settings.reconnect_max_s, self._random)
         try:
             while not self.is_over:
@@ -164,6 +164,9 @@ class SimulatorLink:
             pass
         except* Fenced as group:
             self._fence(_first(group))
+        except* Foreign as group:
+            self._become(LinkState.FOREIGN, str(_first(group)))
+            self._closing.set()
         except* (BackendUnavailable, RemoteProtocolError) as group:
             trouble.append(str(_first(group)))
         finally:
@@ -175,7 +178,7 @@ class SimulatorLink:
     async def _read(self, channel: SimulatorChannel, backoff: Backoff) -> None:
         """Read the stream to its end.
 
-        Raises: BackendUnavailable, Fenced, or RemoteProtocolError if the simulator skips an event.
+        Raises: BackendUnavailable, Foreign, Fenced, or RemoteProtocolError if the simulator skips an event.
         """
         request = pb.AttachRequest(
             owner=self._owner, after_seq=self.seq, run=self.run_id, wants_snapshot=self._wants_snapshot
@@ -276,7 +279,7 @@ class SimulatorLink:
         self._reader.on_fenced(fenced.by_epoch)
 
     def _become(self, state: LinkState, detail: str) -> None:
-        if state == self.state or self.state in (LinkState.FENCED, LinkState.ENDED, LinkState.CLOSED):
+        if state == self.state or self.state in _FINAL:
             return
         self.state = state
         self._reader.on_link(state, detail)

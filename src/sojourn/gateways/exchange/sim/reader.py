@@ -11,12 +11,13 @@ from sojourn.gateways.exchange.sim.codec import SimulatorSnapshot
 
 
 class LinkState(StrEnum):
-    """Where a link stands. FENCED, ENDED and CLOSED are final."""
+    """Where a link stands. FENCED, FOREIGN, ENDED and CLOSED are final."""
 
     CONNECTING = "connecting"
     UP = "up"
     DOWN = "down"
     FENCED = "fenced"
+    FOREIGN = "foreign"
     ENDED = "ended"
     CLOSED = "closed"
 

@@ -210,7 +210,8 @@ class ProcessSpawner(Spawner):
             owner_timeout_s=spec.owner_timeout_s,
             replay_directory=settings.replay_directory,
         )
-        command = [sys.executable, "-P", "-m", MODULE]
+        # -B: RLIMIT_FSIZE cuts off what Python caches of our code, too, and Python then fails to read it.
+        command = [sys.executable, "-P", "-B", "-m", MODULE]
         if settings.dies_with_parent:
             command += ["--parent", str(os.getpid())]
         limits = Limits(settings.memory_bytes, settings.cpu_s, settings.files_count, settings.log_bytes)

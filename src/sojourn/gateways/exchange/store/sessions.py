@@ -100,7 +100,7 @@ _TAKE_OVER = """
 WITH taken AS MATERIALIZED (
     SELECT id FROM {s}.sessions WHERE id = ANY ($1::text[]) AND state <> 'ended' ORDER BY id FOR NO KEY UPDATE
 )
-UPDATE {s}.sessions s SET owner_pod = $2, owner_epoch = s.owner_epoch + 1
+UPDATE {s}.sessions s SET owner_pod = $2, owner_epoch = greatest(s.owner_epoch + 1, $3)
 FROM taken WHERE s.id = taken.id RETURNING s.id, s.owner_epoch
 """
 _RELEASE = """
@@ -275,9 +275,11 @@ class Sessions:
         at = self._clock() + timedelta(seconds=within_s)
         return await self._rows(self._due, *timeouts.cutoffs(at), at, owner_pod, limit_count)
 
-    async def take_over(self, session_ids: Collection[str], pod: str) -> dict[str, int]:
+    async def take_over(
+        self, session_ids: Collection[str], pod: str, *, least_epoch: int = 0
+    ) -> dict[str, int]:
         """Make a pod the owner of sessions and return their new epochs; those that have ended are left out."""
-        records = await self._database.fetch(self._take_over, [*session_ids], pod)
+        records = await self._database.fetch(self._take_over, [*session_ids], pod, least_epoch)
         return {record["id"]: record["owner_epoch"] for record in records}
 
     async def release(self, session_id: str, pod: str, owner_epoch: int) -> bool:

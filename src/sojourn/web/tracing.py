@@ -73,17 +73,20 @@ class _OtelSpan:
 
 @final
 class OtelTracer:
-    """Spans by OpenTelemetry's API; where they go is what the process's SDK is configured for (``OTEL_*``)."""
+    """Spans by OpenTelemetry's API; where they go is what the process's SDK is configured for (``OTEL_*``).
 
-    def __init__(self) -> None:
+    Raises: ConfigError where OpenTelemetry is not installed.
+    """
+
+    def __init__(self, gateway: str) -> None:
         try:
             self._trace = importlib.import_module("opentelemetry.trace")
             self._propagate = importlib.import_module("opentelemetry.propagate")
         except ImportError:
             found = "OpenTelemetry is not installed"
             wanted = "pip install 'sojourn[otel]'"
-            raise ConfigError([Problem("(start)", 0, "exchange.http", "tracing", found, wanted)]) from None
-        self._tracer = self._trace.get_tracer("sojourn.exchange")
+            raise ConfigError([Problem("(start)", 0, f"{gateway}.http", "tracing", found, wanted)]) from None
+        self._tracer = self._trace.get_tracer(f"sojourn.{gateway}")
 
     @contextmanager
     def request(self, headers: Mapping[str, str]) -> Iterator[Span]:

@@ -19,10 +19,10 @@ from aiohttp import web
 from sojourn.core.clock import Clock, monotonic
 from sojourn.core.rate import TokenBucket
 from sojourn.errors import BackendUnavailable, LimitExceeded
-from sojourn.gateways.exchange.http_config import HttpSettings, RateSettings
-from sojourn.gateways.exchange.http_server import Forwarding, protocol_of
-from sojourn.gateways.exchange.problems import MEDIA_TYPE, Kind, Refusal, of_status
-from sojourn.gateways.exchange.tracing import NO_TRACER, Tracer
+from sojourn.web.config import HttpSettings, RateSettings
+from sojourn.web.problems import MEDIA_TYPE, Kind, Refusal, of_status
+from sojourn.web.server import Forwarding, protocol_of
+from sojourn.web.tracing import NO_TRACER, Tracer
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 OnFailure = Callable[[web.Request, Exception], None]
@@ -119,27 +119,28 @@ class RequestMetrics:
         buckets[-1] += 1
         self._seconds[route] += took_s  # type: ignore[assignment]  # a Counter adds floats as well
 
-    def rows(self) -> Iterable[tuple[str, dict[str, str], float]]:
-        """Yield what ``Gateway.counters`` yields."""
-        yield "sojourn_exchange_http_requests_in_flight", {}, self.in_flight_count
+    def rows(self, prefix: str) -> Iterable[tuple[str, dict[str, str], float]]:
+        """Yield what ``Gateway.counters`` yields, under names that begin with ``prefix``."""
+        yield f"{prefix}_http_requests_in_flight", {}, self.in_flight_count
         for (method, route, status), count in self._counts.items():
             yield (
-                "sojourn_exchange_http_requests_total",
+                f"{prefix}_http_requests_total",
                 {"method": method, "route": route, "status": str(status)},
                 count,
             )
         for route, buckets in self._durations.items():
             for bound, count in zip((*map(str, BUCKETS_S), "+Inf"), buckets, strict=True):
-                yield "sojourn_exchange_http_request_seconds_bucket", {"route": route, "le": bound}, count
+                yield f"{prefix}_http_request_seconds_bucket", {"route": route, "le": bound}, count
         for route, seconds in self._seconds.items():
-            yield "sojourn_exchange_http_request_seconds_sum", {"route": route}, seconds
-            yield "sojourn_exchange_http_request_seconds_count", {"route": route}, self._durations[route][-1]
+            yield f"{prefix}_http_request_seconds_sum", {"route": route}, seconds
+            yield f"{prefix}_http_request_seconds_count", {"route": route}, self._durations[route][-1]
 
 
 class Front:
     """The middleware of one application.
 
     Args:
+        prefix: of the names of its metrics, such as ``sojourn_exchange``.
         on_failure: is told of a bug of ours, with the exception.
     """
 
@@ -147,6 +148,7 @@ class Front:
         self,
         settings: HttpSettings,
         *,
+        prefix: str,
         on_failure: OnFailure,
         tracer: Tracer = NO_TRACER,
         clock: Clock = monotonic,
@@ -154,6 +156,7 @@ class Front:
         self.metrics = RequestMetrics()
         self.addresses = Rates(settings.per_address, clock)
         self.subjects = Rates(settings.per_subject, clock)
+        self._prefix = prefix
         self._origins = frozenset(settings.origins)
         self._forwarding = Forwarding(settings.trusted_proxies)
         self._on_failure = on_failure
@@ -172,9 +175,10 @@ class Front:
 
     def counters(self) -> Iterable[tuple[str, dict[str, str], float]]:
         """Yield what ``Gateway.counters`` yields."""
-        yield from self.metrics.rows()
+        prefix = self._prefix
+        yield from self.metrics.rows(prefix)
         for kind, rates in (("address", self.addresses), ("subject", self.subjects)):
-            yield "sojourn_exchange_http_rate_refused_total", {"per": kind}, rates.refused_count
+            yield f"{prefix}_http_rate_refused_total", {"per": kind}, rates.refused_count
 
     async def _serve(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         """Serve one request, whatever happens; exactly one answer, counted once."""

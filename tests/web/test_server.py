@@ -15,17 +15,17 @@ import uvloop
 import websockets
 from aiohttp import web
 from core_lab import told, turns, until
-from exchange_http_lab import raw, serving
+from http_lab import raw, serving
 
 from sojourn.core.settings import LimitSettings, ListenerSettings, TlsSettings
-from sojourn.gateways.exchange.http_config import HttpSettings
-from sojourn.gateways.exchange.http_server import (
+from sojourn.testing import ManualClock
+from sojourn.web.config import HttpSettings
+from sojourn.web.server import (
     Forwarding,
     connection_of,
     protocol_of,
     transport_of,
 )
-from sojourn.testing import ManualClock
 
 
 @pytest.fixture(params=["uvloop", "asyncio"])
@@ -326,7 +326,7 @@ def test_what_is_no_http_gets_a_problem_and_the_end(run, head, status):
             assert b"GARBAGE" not in body
             assert b"aaaa" not in body
             assert await client.rest() == b""
-            assert told(server, "exchange.request_malformed")
+            assert told(server, "http.request_malformed")
             client.close()
 
     run(go())
@@ -342,7 +342,7 @@ def test_a_handlers_bug_is_told_to_the_operator_only(run):
             status, _, body = await client.answer()
             assert status == 500
             assert b"secret" not in body
-            (event,) = told(server, "exchange.request_failed")
+            (event,) = told(server, "http.request_failed")
             assert event["error"] == "ValueError"
             assert "secret" not in str(event)
             client.close()
@@ -629,7 +629,7 @@ def test_damaged_requests_break_nothing(run):
                 assert answers == b"" or answers.startswith(b"HTTP/1.")
                 client.close()
             await until(lambda: not server.manager.connections)
-            assert not told(server, "exchange.request_failed")
+            assert not told(server, "http.request_failed")
             assert not told(server, "server.loop_error")
 
     run(go())

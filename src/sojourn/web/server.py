@@ -24,17 +24,17 @@ from aiohttp.web_protocol import RequestHandler
 
 from sojourn.core.events import EventKind
 from sojourn.core.session import Session, raised_at
-from sojourn.gateways.exchange.problems import MEDIA_TYPE, Kind, Refusal
+from sojourn.web.problems import MEDIA_TYPE, Kind, Refusal
 
 if TYPE_CHECKING:
     from aiohttp.web_server import Server as AiohttpServer
 
     from sojourn.core.connection import Connection
-    from sojourn.gateways.exchange.http_config import HttpSettings
+    from sojourn.web.config import HttpSettings
 
-REQUEST_FAILED = EventKind("exchange.request_failed", ("error", "where", "peer"), level="error")
+REQUEST_FAILED = EventKind("http.request_failed", ("error", "where", "peer"), level="error")
 """A bug of ours met while a request was served; the client got status 500 and no word about it."""
-REQUEST_MALFORMED = EventKind("exchange.request_malformed", ("error", "peer"), level="debug")
+REQUEST_MALFORMED = EventKind("http.request_malformed", ("error", "peer"), level="debug")
 """Bytes that are no HTTP; the connection was closed."""
 
 VISIT: Final = "http request"

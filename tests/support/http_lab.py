@@ -12,14 +12,14 @@ from core_lab import address, running
 from sojourn.core.gateway import Gateway
 from sojourn.core.router import Router
 from sojourn.core.settings import LimitSettings
-from sojourn.gateways.exchange.http_config import HttpSettings
-from sojourn.gateways.exchange.http_server import HttpServer, NoFraming
+from sojourn.web.config import HttpSettings
+from sojourn.web.server import HttpServer, NoFraming
 
 
 class HttpGateway(Gateway):
     """One aiohttp application as a gateway."""
 
-    name = "exchange"
+    name = "http"
     framing = NoFraming()
 
     def __init__(self, app, settings=None, limits=None):

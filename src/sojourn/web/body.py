@@ -13,10 +13,9 @@ from typing import Any, Final
 import msgspec
 from aiohttp import web
 
-from sojourn.gateways.exchange.http_config import HttpSettings
-from sojourn.gateways.exchange.ids import is_id
-from sojourn.gateways.exchange.problems import FieldError, Kind, Refusal
-from sojourn.gateways.exchange.routes import PLAIN_TEXT, Parameter
+from sojourn.web.config import HttpSettings
+from sojourn.web.operations import PLAIN_TEXT, Parameter
+from sojourn.web.problems import FieldError, Kind, Refusal
 
 _PLACE: Final = re.compile(r" - at `(.+)`\Z")
 _QUOTED_BY_PEER: Final = re.compile(r"^(Object contains unknown field|Invalid enum value) .*", re.DOTALL)
@@ -97,8 +96,8 @@ def _value(parameter: Parameter, text: str) -> int | str | None:
             return None
         number = int(text)
         return number if parameter.lowest <= number <= parameter.highest else None
-    if parameter.is_id:
-        return text if is_id(text) else None
+    if parameter.pattern:
+        return text if re.fullmatch(parameter.pattern, text) else None
     if parameter.words:
         return text if text in parameter.words else None
     return text if len(text) <= parameter.longest and _PLAIN.match(text) else None
@@ -107,8 +106,8 @@ def _value(parameter: Parameter, text: str) -> int | str | None:
 def _wanted(parameter: Parameter) -> str:
     if parameter.is_number:
         return f"an integer from {parameter.lowest} to {parameter.highest}"
-    if parameter.is_id:
-        return "an id"
+    if parameter.wanted:
+        return parameter.wanted
     if parameter.words:
         return f"one of {', '.join(parameter.words)}"
     return f"at most {parameter.longest} characters"

@@ -12,19 +12,19 @@ import pytest
 import trustme
 from aiohttp import web
 from core_lab import told, until
-from exchange_http_lab import raw, serving
 from exchange_rest_lab import bearer, rest
+from http_lab import raw, serving
 from prometheus_client.parser import text_string_to_metric_families
 
 from sojourn.core.metrics import metrics_text
 from sojourn.core.settings import ListenerSettings, TlsSettings
 from sojourn.errors import BackendUnavailable, ConfigError
-from sojourn.gateways.exchange.http_config import HttpSettings, RateSettings
-from sojourn.gateways.exchange.http_server import protocol_of
-from sojourn.gateways.exchange.middleware import REQUEST_ID, Front, Rates, rated_address
 from sojourn.gateways.exchange.problems import TABLE, Kind, Refusal
-from sojourn.gateways.exchange.tracing import NO_TRACER, OtelTracer
 from sojourn.testing import ManualClock
+from sojourn.web.config import HttpSettings, RateSettings
+from sojourn.web.front import REQUEST_ID, Front, Rates, rated_address
+from sojourn.web.server import protocol_of
+from sojourn.web.tracing import NO_TRACER, OtelTracer
 
 DESK = "https://desk.test"
 
@@ -38,6 +38,7 @@ class Room:
         self.ids = []
         self.front = Front(
             settings or HttpSettings(),
+            prefix="sojourn_exchange",
             on_failure=lambda request, error: self.failures.append((request.path, error)),
             **options,
         )
@@ -187,7 +188,7 @@ def test_a_client_that_is_gone_is_no_bug(run):
             made.trouble = ConnectionResetError("gone")
             assert (await ask(made, "/things/1"))[0].status == 500
             assert not made.failures
-            assert not told(made.server, "exchange.request_failed")
+            assert not told(made.server, "http.request_failed")
             await ask(made, "/moved")
             counts = {
                 tuple(row[1].values()): row[2] for row in made.front.counters() if "requests_total" in row[0]
@@ -199,7 +200,7 @@ def test_a_client_that_is_gone_is_no_bug(run):
 
 def test_every_problem_says_what_to_do():
     """The table is whole: each row has a status, a title and a hint; names are unique."""
-    assert len(TABLE) == len([one for one in vars(Kind) if one.isupper()])
+    assert len(TABLE) == len([one for one in dir(Kind) if one.isupper()])
     for name, kind in TABLE.items():
         assert kind.name == name
         assert 400 <= kind.status < 600
@@ -455,8 +456,8 @@ def test_without_opentelemetry_nothing_is_traced():
         import opentelemetry.trace  # noqa: F401, PLC0415 - what the extra brings, if it is here
     except ImportError:
         with pytest.raises(ConfigError, match="otel"):
-            OtelTracer()
+            OtelTracer("exchange")
     else:
-        with OtelTracer().request({"traceparent": f"00-{'a' * 32}-{'b' * 16}-01"}) as span:
+        with OtelTracer("exchange").request({"traceparent": f"00-{'a' * 32}-{'b' * 16}-01"}) as span:
             span.set("http.route", "/things/{id}")
             span.failed("status 500")
