@@ -35,12 +35,13 @@ from sojourn.gateways.exchange.config import (
 from sojourn.gateways.exchange.dev_issuer import read_key_file, sign_token
 from sojourn.gateways.exchange.event_log import LogEvent
 from sojourn.gateways.exchange.gateway import ExchangeGateway
-from sojourn.gateways.exchange.http_config import HttpSettings, RateSettings
+from sojourn.gateways.exchange.http_config import HttpSettings
 from sojourn.gateways.exchange.link_config import LinkSettings
 from sojourn.gateways.exchange.log_writer import PendingEvent
 from sojourn.gateways.exchange.owner import OwnerRole
 from sojourn.gateways.exchange.room import SessionRoom
 from sojourn.gateways.exchange.rows import Opened
+from sojourn.web.config import AddressRateSettings, RateSettings
 
 ROWS: Final = {ord("r"): 10, ord("R"): 50}
 """Rows that a trigger changes."""
@@ -55,11 +56,12 @@ _REVISIONS_FROM: Final = 1_000_000
 
 def settings_of(folder: Path) -> ExchangeSettings:
     """Return what production has, but for two limits: all requests come from here, and all to one session at times."""
-    unlimited = RateSettings(requests_per_s=0)
     return ExchangeSettings(
         listeners=(ListenerSettings(address="127.0.0.1:0", backlog_count=4_096),),
         embedded=EmbeddedSettings(directory=str(folder / "data")),
-        http=HttpSettings(per_subject=unlimited, per_address=unlimited),
+        http=HttpSettings(
+            per_subject=RateSettings(requests_per_s=0), per_address=AddressRateSettings(requests_per_s=0)
+        ),
         links=LinkSettings(session_links_count=LINKS_COUNT),
         sessions=SessionSettings(),
         simulators=SimulatorsSettings(driver="inproc"),
