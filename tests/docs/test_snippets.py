@@ -9,12 +9,14 @@ A comment before a block says what is done with it:
 * ``<!-- not run: WHY -->``: it is for reading.
 
 A command that ends with ``&`` is a server; the next command is typed when it listens. Ports on 127.0.0.1 and
-the directories of a real installation are replaced by free ones, so that pages can run side by side. Other users may
-enter a page's directory: as root, a database of our own runs as one of them.
+the directories of a real installation are replaced by free ones, so that pages can run side by side. The age of keys
+(``since = DATE``) stays what it was when the pages were written. Other users may enter a page's directory: as root, a
+database of our own runs as one of them.
 """
 
 from __future__ import annotations
 
+import datetime
 import doctest
 import os
 import re
@@ -47,6 +49,8 @@ _BLOCK = re.compile(
 )
 _ADDRESS = re.compile(r"127\.0\.0\.1:(\d{2,5})\b")
 _PLACES = re.compile(r"/etc/sojourn|/var/log/sojourn|/var/lib/sojourn|/run/sojourn")
+_SINCE = re.compile(r"(?<=since = )\d{4}-\d\d-\d\d")
+_WRITTEN = datetime.date(2026, 11, 21)
 _SAME = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 
 
@@ -186,6 +190,7 @@ class Reader:
 
     def _elsewhere(self, text: str) -> str:
         text = _PLACES.sub(lambda place: f"{self.home}{place[0]}", text)
+        text = _SINCE.sub(lambda since: of_the_same_age(since[0]), text)
         return _ADDRESS.sub(lambda match: f"127.0.0.1:{self._port(match[1])}", text)
 
     def back(self, text: str) -> str:
@@ -200,6 +205,11 @@ class Reader:
                 probe.bind(("127.0.0.1", 0))
                 self._ports[written] = str(probe.getsockname()[1])
         return self._ports[written]
+
+
+def of_the_same_age(written: str) -> str:
+    """Return the date that is as long ago today as one was when the pages were written."""
+    return str(datetime.date.fromisoformat(written) + (datetime.datetime.now(datetime.UTC).date() - _WRITTEN))
 
 
 @pytest.fixture

@@ -32,6 +32,7 @@ KILLS_COUNT: Final = 3
 LATER_PAUSE_S: Final = 2.0
 """Between two orders, after the show."""
 WITHIN_S: Final = 20.0
+LOOK_S: Final = 0.05
 PAGE_COUNT: Final = 500
 
 
@@ -129,9 +130,13 @@ class Trader:
         before = live.stats.recovered_count
         connections = live.stats.connections_count
         symbols = sorted(live.rows)
-        live.cut()
-        for symbol in self._random.choices(symbols, k=3):
-            await self._client.submit_order(session_id, symbol, "buy", 1)
+        known = (await self._client.events_after(session_id, 0, limit_count=PAGE_COUNT)).last
+        with live.away():
+            for symbol in self._random.choices(symbols, k=3):
+                await self._client.submit_order(session_id, symbol, "buy", 1)
+            # An order is answered before its events are logged: without them there would be nothing to replay.
+            while (await self._client.events_after(session_id, known)).last == known:  # noqa: ASYNC110 - it is the server's
+                await asyncio.sleep(LOOK_S)
         await live.until(lambda: live.stats.connections_count > connections, WITHIN_S)
         resumed = live.welcome.resumed if live.welcome is not None else "none"
         return f"resumed {resumed}, {live.stats.recovered_count - before} events replayed"

@@ -204,6 +204,24 @@ def test_the_program_may_cut_the_connection_itself(run):
     talking(run, story)
 
 
+def test_the_program_may_stay_away_for_as_long_as_it_likes(run):
+    """``away`` loses the connection, and tries no other before its block ends: one begun later comes first."""
+
+    async def story(desk):
+        live, link = await desk.enter()
+        with live.away():
+            assert await link.gone() == 1006
+            async with asyncio.TaskGroup() as group:
+                entering = group.create_task(desk.client.live(SESSION).__aenter__())
+                hello = await (await desk.server.link()).greet()
+            assert hello.get("resume") is None
+        await entering.result().__aexit__(None, None, None)
+        await (await desk.server.link()).regreet()
+        await live.until(lambda: live.stats.reconnects_count == 1)
+
+    talking(run, story)
+
+
 def test_a_new_epoch_is_adopted_only_with_its_offset(run):
     """Section 5.4, lesson of centrifuge-go#160: cut between welcome and snapshot, the old cursor is said again."""
 

@@ -13,7 +13,8 @@ Source: exchange-session-service.md sections 5.4 and 5.6.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any, Final, Literal
 
 from sojourn.core.clock import Clock, monotonic
@@ -114,6 +115,8 @@ class Conversation:
         self._over: SojournError | None = None
         self._is_leaving = False
         self._return_at: float | None = None
+        self._may_return = asyncio.Event()
+        self._may_return.set()
         self._lost_at: float | None = None
         self._tasks = asyncio.TaskGroup()
         self._running: asyncio.Task[None] | None = None
@@ -153,10 +156,21 @@ class Conversation:
         if self._link is not None:
             self._link.cut()
 
+    @contextmanager
+    def away(self) -> Iterator[None]:
+        """Lose the connection, and come back when the block ends and not before."""
+        self._may_return.clear()
+        self.cut()
+        try:
+            yield
+        finally:
+            self._may_return.set()
+
     async def _run(self) -> None:
         """Come back until that is no use any more, or we leave."""
         try:
             while not self._is_leaving:
+                await self._may_return.wait()
                 verdict = await self._visit()
                 if not self._is_leaving:
                     await self._wait(verdict)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractContextManager
 from types import TracebackType
 from typing import Any, Final, Self
 
@@ -217,6 +218,10 @@ class LiveSession:
     def cut(self) -> None:
         """Lose the connection, as a network does; the conversation goes on over the next one."""
         self._talk.cut()
+
+    def away(self) -> AbstractContextManager[None]:
+        """Lose the connection for the length of a block, as a network does."""
+        return self._talk.away()
 
     def _has_failed(self, before: SimulatorState) -> bool:
         """Say whether a simulator has failed since another state was told."""
