@@ -32,19 +32,33 @@ class Open(msgspec.Struct):
     note: bytes = b""
 
 
+class Envelope(msgspec.Struct):
+    """Holds another message, whose class the redactor cannot know."""
+
+    number: int
+    message: Lone
+
+    def redacted(self) -> Envelope:
+        return Envelope(self.number, Lone(self.message.user, "***"))
+
+
 @pytest.mark.parametrize(
     ("message", "words"),
     [
         (Lone("ana", "tulip"), ("Lone", "user='ana'")),
         (AllSecret("tulip"), ("AllSecret", "")),
         (Open("ana"), ("Open", "user='ana'")),
+        (
+            Envelope(7, Lone("ana", "tulip")),
+            ("Envelope", "number=7 message=Lone(user='ana', password='***')"),
+        ),
         (b"tulip", ("5 bytes", "")),
         ("tulip", ("5 bytes", "")),
         (["tulip"], ("list", "")),
     ],
 )
 def test_an_entry_holds_no_secret(message, words):
-    """A class names its secret fields; what is no message at all is kept as its size or kind."""
+    """A class names its secret fields or redacts itself; what is no message at all is kept as its size or kind."""
     redact = redactor_for(type(message))
     kept = message if redact is None else redact(message)
     assert "tulip" not in repr(kept)

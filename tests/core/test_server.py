@@ -6,6 +6,7 @@ import asyncio
 import datetime as dt
 import json
 import os
+import re
 import signal
 import socket
 import ssl
@@ -144,10 +145,12 @@ def test_work_of_the_server_that_ends_is_forgotten_and_that_fails_is_told(run):
         async with running(lab(shout)) as server:
             server.spawn(work())
             server.spawn(work(ValueError("never shown")))
+            server.spawn(work(ExceptionGroup("never shown", [ExceptionGroup("", [KeyError("nor this")])])))
             await until(lambda: not server._works)
-            assert told(server, "server.loop_error") == [
-                {"message": "work of the server failed", "error": "ValueError"}
-            ]
+            first, second = told(server, "server.loop_error")
+            assert first["message"] == "work of the server failed"
+            assert re.fullmatch(r"ValueError at test_server\.py:\d+", first["error"])
+            assert second["error"].startswith("KeyError at ")
 
     run(main())
 

@@ -10,6 +10,7 @@ import signal
 import socket
 import subprocess
 import tempfile
+import threading
 from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,8 @@ from sojourn.demo.screen import Screen
 from sojourn.demo.site import Site
 
 LAST_LINE = "Ctrl-C stops everything"
+SCREEN_WITHIN_S = 240.0
+"""Longer than all deadlines of the demo's parts together, on a busy machine."""
 NARROW = 80
 """Columns of a terminal that nobody has made wider."""
 
@@ -43,10 +46,14 @@ class Demo:
         )
         assert self.process.stdout is not None
         self.lines: list[str] = []
+        alarm = threading.Timer(SCREEN_WITHIN_S, self.process.kill)
+        alarm.start()
         for line in self.process.stdout:
             self.lines.append(line.rstrip())
             if LAST_LINE in line:
                 break
+        alarm.cancel()
+        assert LAST_LINE in self.text[-200:], f"no end within {SCREEN_WITHIN_S} s:\n{self.text}"
 
     @property
     def text(self) -> str:

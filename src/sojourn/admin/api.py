@@ -34,6 +34,8 @@ _OPEN_PATHS = frozenset({"/healthz", "/readyz"})
 _STATES = frozenset({"", "open", "finished", "failed"})
 _LIMITS = {"gateway": 64, "state": 16, "search": LONGEST_SEARCH_CHARACTERS, "limit": 6, "cursor": 256}
 
+PANELS = "/api/v1/panels"
+
 _READING_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 """Methods that order nothing."""
 
@@ -62,6 +64,7 @@ def build_app(view: ServerView, access: Access | None) -> web.Application:
         app.router.add_route(
             operation.method, operation.path, getattr(routes, operation.handler), name=operation.handler
         )
+    app.router.add_route("*", PANELS + "/{gateway}/{path:.*}", routes.panel, name="panel")
     return app
 
 
@@ -114,6 +117,31 @@ class _Routes:
         if form == "json":
             return _json(trace)
         return web.Response(text=trace_mermaid(trace) if form == "mermaid" else trace_text(trace))
+
+    async def panel(self, request: web.Request) -> web.Response:
+        """Serve an operation of a gateway's page; only such as need no values in path and query."""
+        page = self._view.panels().get(request.match_info["gateway"])
+        path = "/" + request.match_info["path"]
+        fitting = {
+            one.method: one for one in (page.operations if page is not None else ()) if one.path == path
+        }
+        if not fitting:
+            raise web.HTTPNotFound(text="no gateway has such an operation")
+        operation = fitting.get(request.method)  # type: ignore[call-overload]  # any method may come
+        if operation is None:
+            raise web.HTTPMethodNotAllowed(request.method, fitting)
+        body = None
+        if operation.body is not None:
+            try:
+                body = msgspec.json.decode(await request.read(), type=operation.body)
+            except msgspec.DecodeError:
+                raise web.HTTPUnprocessableEntity(
+                    text=f"wanted a body of {operation.body.__name__}"
+                ) from None
+        answer = await operation.serve({}, body)
+        if operation.answer is None:
+            return web.Response(status=204)
+        return _json(_present(answer))
 
     async def drain(self, _request: web.Request) -> web.Response:
         await self._view.drain()

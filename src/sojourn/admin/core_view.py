@@ -5,12 +5,14 @@ Knows no gateway by name, no configuration and no HTTP. Reload and drain are the
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from itertools import islice
 from typing import Final
 
 from sojourn.admin.view import Health, Kind, Page, SessionQuery, SessionRow, State, Trace, TraceEntry
 from sojourn.core.events import EventKind
 from sojourn.core.metrics import metrics_text
+from sojourn.core.panel import AdminPanel
 from sojourn.core.registry import Recorded, SessionSnapshot
 from sojourn.core.server import Server
 from sojourn.core.session import in_words, raised_at
@@ -76,6 +78,11 @@ class CoreView:
             ),
         )
 
+    def panels(self) -> Mapping[str, AdminPanel]:
+        """Return the pages of the gateways that have one, by gateway."""
+        pages = {name: gateway.panel() for name, gateway in self.server.gateways.items()}
+        return {name: page for name, page in pages.items() if page is not None}
+
     async def snapshots(self, gateway: str, state: str, search: str, count: int) -> list[SessionSnapshot]:
         """Return the first sessions that fit; a daemon that is one of several workers asks the others too."""
         return list(
@@ -99,17 +106,17 @@ class CoreView:
         return Health(ok=True, parts={"loop": "running"})
 
     def readiness(self) -> Health:
-        """Return whether new sessions are welcome, and where."""
+        """Return whether new sessions are welcome, where, and what the gateways depend on."""
         server = self.server
         if not server.is_ready:
             return Health(ok=False, parts={"server": "starting or draining"})
-        return Health(
-            ok=True,
-            parts={
-                f"{listener.manager.gateway.name} {listener.address}": "listening"
-                for listener in server.listeners
-            },
-        )
+        parts = {
+            f"{listener.manager.gateway.name} {listener.address}": "listening"
+            for listener in server.listeners
+        }
+        for name, gateway in server.gateways.items():
+            parts.update({f"{name} {part}": how for part, how in gateway.dependencies()})
+        return Health(ok=True, parts=parts)
 
     def note_order(self, what: str, who: str, outcome: str) -> None:
         """Tell that somebody gave an order, and what came of it."""

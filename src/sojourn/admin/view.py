@@ -5,9 +5,12 @@ Knows no gateway by name, no socket and no HTTP; who puts the parts together imp
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Literal, Protocol
 
 import msgspec
+
+from sojourn.core.panel import AdminPanel
 
 State = Literal["open", "finished", "failed"]
 Kind = Literal["in", "out", "state", "error"]
@@ -103,6 +106,9 @@ class ServerView(Protocol):
 
     async def close_session(self, session_id: str) -> bool:
         """End an open session with its protocol's own farewell; return whether there was one."""
+
+    def panels(self) -> Mapping[str, AdminPanel]:
+        """Return the pages of the gateways that have one, by gateway."""
 
     async def metrics_text(self) -> str:
         """Return all metrics in Prometheus' text format, those of other workers among them."""

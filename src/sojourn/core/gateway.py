@@ -20,6 +20,7 @@ from sojourn.sansio.codec import NullCodec
 
 if TYPE_CHECKING:
     from sojourn.core.connection import Connection
+    from sojourn.core.panel import AdminPanel, Trouble
     from sojourn.core.peer import Peer
     from sojourn.core.server import Server
     from sojourn.sansio.codec import Codec
@@ -151,8 +152,23 @@ class Gateway:
 
     # What the operator sees
 
+    def dependencies(self) -> Iterable[tuple[str, str]]:
+        """Yield what the gateway depends on and how that is, in words, such as ``("history", "ok")``.
+
+        None of it makes a server unready: a gateway that cannot serve without it refuses by itself.
+        """
+        return ()
+
     def counters(self) -> Iterable[tuple[str, dict[str, str], float]]:
         """Yield ``(name, labels, value)`` of the gateway's own metrics; called at each scrape."""
+        return ()
+
+    def panel(self) -> AdminPanel | None:
+        """Return the gateway's own page for operators, if it has one; asked once, when the gateway has started."""
+        return None
+
+    def troubles(self) -> Iterable[Trouble]:
+        """Yield what is wrong now, such as a backend that is away; asked once a second while somebody looks."""
         return ()
 
     def on_send_error(self, connection: Connection, session: Session, error: SojournError) -> None:

@@ -1,7 +1,8 @@
 """Flight recorder: a small ring per session of what happened, kept a while after the session has ended.
 
 On the hot path an entry is one tuple; words are made of it only when somebody looks. Secrets never enter the
-ring: a message class names its ``secret_fields``, and only the other fields are kept. Knows no protocol.
+ring: a message class names its ``secret_fields``, and only the other fields are kept, or says itself what is left
+(``redacted``). Knows no protocol.
 """
 
 from __future__ import annotations
@@ -30,8 +31,8 @@ class Direction:
 
 
 Entry = tuple[float, int, int, Any]
-"""Time (monotonic, s), direction, size in bytes, and what: a message without secrets, the ``(class, values)`` of
-the public fields of one with secrets, or a text."""
+"""Time (monotonic, s), direction, size in bytes, and what: a message without secrets, what its ``redacted()`` has
+returned, the ``(class, values)`` of the public fields of one with secrets, or a text."""
 
 
 Redactor = Callable[[Any], Any]
@@ -49,11 +50,15 @@ def _public_names(kind: type) -> tuple[str, ...]:
 def redactor_for(kind: type) -> Redactor | None:
     """Return the function that takes the secrets out of messages of ``kind``; None: there are none.
 
-    A struct without secret fields is kept as it is; one with them loses them; anything else (plain bytes, say)
-    may hold anything and is kept as its size only.
+    A struct without secret fields is kept as it is; one with them loses them; one that holds other messages has a
+    method ``redacted`` and is kept as what that returns, which is a struct without secrets. Anything else (plain
+    bytes, say) may hold anything and is kept as its size only.
     """
     if not issubclass(kind, msgspec.Struct):
         return _size_only
+    redacted: Redactor | None = getattr(kind, "redacted", None)
+    if redacted is not None:
+        return redacted
     if not getattr(kind, "secret_fields", None):
         return None
     names = _public_names(kind)

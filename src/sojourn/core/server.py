@@ -26,6 +26,7 @@ from sojourn.core.memory import PREFIX, MemoryListener
 from sojourn.core.offload import OffloadPool
 from sojourn.core.recorder import Recorder
 from sojourn.core.registry import Registry
+from sojourn.core.session import raised_at
 from sojourn.core.settings import (
     BreakerSettings,
     ListenerSettings,
@@ -122,7 +123,7 @@ class Server:
         self._works.discard(task)
         error = None if task.cancelled() else task.exception()
         if error is not None:
-            self.events.emit(LOOP_ERROR, None, "work of the server failed", type(error).__name__)
+            self.events.emit(LOOP_ERROR, None, "work of the server failed", _first_of(error))
 
     async def start(self) -> None:
         """Open everything; the order is gateways, then listeners.
@@ -361,6 +362,13 @@ class Server:
             self.events.emit(HANDSHAKE_FAILED, None, "unknown", type(error).__name__)
             return
         self.events.emit(LOOP_ERROR, None, message, type(error).__name__)
+
+
+def _first_of(error: BaseException) -> str:
+    """Return the name of an error, or of the first one in a group, and where it was raised; never its text."""
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return f"{type(error).__name__} at {raised_at(error)}"
 
 
 def serve(gateway: Gateway, *addresses: str, log: LogSettings | None = None) -> None:

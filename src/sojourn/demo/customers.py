@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 import asyncpg
 
+from sojourn.core.session import raised_at
 from sojourn.demo.database import APP, POOLS, DatabasePair
 from sojourn.errors import SojournError
 from sojourn.gateways.postgres.config import PoolMode
@@ -93,6 +94,9 @@ class Customer:
                 await asyncio.sleep(pause_s())
         except (OSError, asyncpg.InterfaceError):
             self.is_dropped = True
+        except Exception as error:  # noqa: BLE001 - shown as what it is; the others go on
+            self.is_dropped = True
+            self.outcomes[f"{type(error).__name__} at {raised_at(error)}"] += 1
         finally:
             self.close()
 

@@ -13,8 +13,7 @@ import signal
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import TracebackType
-from typing import Final, Literal, Self
+from typing import Final, Literal
 from urllib.parse import quote
 
 from sojourn.core.secret import Secret
@@ -28,7 +27,7 @@ from sojourn.embedded.account import (
     take_directory,
     temporary_parent,
 )
-from sojourn.embedded.process import Deadline, Program, Supervisor, run_once
+from sojourn.embedded.process import Deadline, Launched, Program, Supervisor, run_once
 from sojourn.errors import BackendUnavailable, ConfigError, Problem
 
 SERVING_USERS: Final = ("postgres", "nobody")
@@ -79,7 +78,7 @@ class _Place:
         return Program(argv=(str(self.programs / name), *arguments), account=self.account)
 
 
-class PostgresServer:
+class PostgresServer(Launched):
     """One PostgreSQL server that lives as long as this object says, and never longer than our process.
 
     Its owner starts and stops it; it can be started again afterwards. Where we are root it runs as an
@@ -132,15 +131,6 @@ class PostgresServer:
 
     def __repr__(self) -> str:
         return f"<{self._name} {'running' if self.is_running else 'stopped'} at {self.host or 'nowhere'}>"
-
-    async def __aenter__(self) -> Self:
-        await self.start()
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await self.stop()
 
     @property
     def is_running(self) -> bool:

@@ -1,7 +1,7 @@
 """Run the programs of an embedded server so that none of them outlives us, however we end.
 
 Each server has one :class:`Supervisor`: a small child process (``guard.py``) that starts the programs, reads
-their output, makes and removes the temporary directories. Knows nothing of PostgreSQL or Valkey. Nothing here
+their output, makes and removes the temporary directories. Knows nothing of any server. Nothing here
 belongs to an event loop: a server may be started in one loop, used in others and stopped in yet another.
 """
 
@@ -14,9 +14,11 @@ import signal
 import subprocess
 import sys
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
+from types import TracebackType
 from typing import Any, BinaryIO, Final, Self
 
 from sojourn.embedded.account import Account
@@ -90,6 +92,27 @@ class Program:
             "death_signal": int(self.death_signal),
             "endings": self.endings,
         }
+
+
+class Launched(ABC):
+    """A server that is started by entering it and stopped by leaving it."""
+
+    @abstractmethod
+    async def start(self) -> None:
+        """Start it and return when it is ready; do nothing if it runs."""
+
+    @abstractmethod
+    async def stop(self) -> None:
+        """Stop it; do nothing if it does not run."""
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.stop()
 
 
 class Supervisor:

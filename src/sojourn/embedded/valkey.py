@@ -11,8 +11,7 @@ import secrets
 import signal
 from collections.abc import Mapping
 from pathlib import Path
-from types import TracebackType
-from typing import Final, Protocol, Self
+from typing import Final, Protocol
 from urllib.parse import quote, urlsplit, urlunsplit
 
 from sojourn.core.secret import Secret
@@ -26,7 +25,7 @@ from sojourn.embedded.account import (
     take_directory,
     temporary_parent,
 )
-from sojourn.embedded.process import Deadline, Program, Supervisor
+from sojourn.embedded.process import Deadline, Launched, Program, Supervisor
 from sojourn.errors import BackendUnavailable, ConfigError, Problem
 
 SERVING_USERS: Final = ("valkey", "redis", "nobody")
@@ -67,7 +66,7 @@ class Valkey(Protocol):
         """Return the address of a database, for any client; may hold a password."""
 
 
-class ValkeyServer:
+class ValkeyServer(Launched):
     """One Valkey server that lives as long as this object says, and never longer than our process.
 
     Its owner starts and stops it; it can be started again afterwards. Where we are root it runs as an
@@ -117,15 +116,6 @@ class ValkeyServer:
 
     def __repr__(self) -> str:
         return f"<Valkey {'running' if self.is_running else 'stopped'} at {self.host or 'nowhere'}>"
-
-    async def __aenter__(self) -> Self:
-        await self.start()
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await self.stop()
 
     @property
     def is_running(self) -> bool:

@@ -1,6 +1,6 @@
 """What a request brings: its body as a struct, its query as values; whatever is wrong is told by the field's name.
 
-Nothing that the client sent is repeated. Knows no operation.
+Nothing that the client sent is repeated but the name of a field that is not known. Knows no operation.
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ from sojourn.web.problems import FieldError, Kind, Refusal
 
 _PLACE: Final = re.compile(r" - at `(.+)`\Z")
 _QUOTED_BY_PEER: Final = re.compile(r"^(Object contains unknown field|Invalid enum value) .*", re.DOTALL)
+_UNKNOWN_FIELD: Final = re.compile(r"Object contains unknown field `([A-Za-z_][A-Za-z0-9_]{0,63})`")
+"""Names a field as a programmer writes one: whoever misspelt it wants to see it, and it is no code or key."""
 _PLAIN: Final = re.compile(rf"{PLAIN_TEXT}*\Z")
 _PLACE_CHARACTERS: Final = 64
 _DEEPEST: Final = 32
@@ -55,13 +57,15 @@ async def read_body(request: web.Request, kind: type, settings: HttpSettings) ->
 
 
 def field_error(text: str) -> FieldError:
-    """Return what msgspec says of a value, without what the client had written there."""
+    """Return what msgspec says of a value, without what the client had written there; a plain field's name stays."""
     found = _PLACE.search(text)
     place = found[1] if found is not None else "$"
     words = _PLACE.sub("", text)
     # A key of a mapping is the client's own word.
     place = re.sub(r"\[\.\.\.\].*|\[[^0-9\]].*", "[...]", place)[:_PLACE_CHARACTERS]
-    return FieldError(place, _QUOTED_BY_PEER.sub(r"\1", words).replace("`", ""))
+    if not _UNKNOWN_FIELD.fullmatch(words):
+        words = _QUOTED_BY_PEER.sub(r"\1", words)
+    return FieldError(place, words.replace("`", ""))
 
 
 def read_query(request: web.Request, parameters: Sequence[Parameter]) -> dict[str, Any]:

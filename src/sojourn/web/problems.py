@@ -48,6 +48,13 @@ class Kind:
         "Get a new token, then repeat.",
         challenge="invalid_token",
     )
+    BAD_TICKET = ProblemType(
+        "bad_ticket",
+        401,
+        "The ticket is not good",
+        "Tickets work once and shortly: get a new one.",
+        challenge="",
+    )
     TOKEN_IN_URL = ProblemType(
         "token_in_url",
         400,

@@ -340,6 +340,12 @@ def peer_address(request: web.BaseRequest) -> str:
     return protocol.connection.peer.address if isinstance(protocol, HttpProtocol) else request.remote or ""
 
 
+def own_origins(request: web.BaseRequest) -> tuple[str, ...]:
+    """Return the origin of pages that this server itself serves at the address that the client uses."""
+    scheme = "https" if connection_of(request).peer.is_tls else "http"
+    return (f"{scheme}://{request.host}",) if request.host else ()
+
+
 class Forwarding:
     """Whose address a request is counted under: the peer's, or what a trusted proxy says of it."""
 

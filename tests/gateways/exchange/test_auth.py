@@ -35,7 +35,7 @@ from typer.testing import CliRunner
 from sojourn.cli.token import app as token_cli
 from sojourn.core.secret import Secret
 from sojourn.errors import BackendUnavailable, ConfigError
-from sojourn.gateways.exchange.auth import bearer_of, check_origin, refuse_token_in_url, ticket_of
+from sojourn.gateways.exchange.auth import ticket_of
 from sojourn.gateways.exchange.auth_config import AuthSettings, IntrospectionSettings, KeySettings
 from sojourn.gateways.exchange.dev_issuer import make_key_file, public_set, read_key_file
 from sojourn.gateways.exchange.key_set import read_keys
@@ -558,42 +558,6 @@ def request(path="/", **headers):
     )
 
 
-def test_the_bearer_token_is_taken_from_its_header_only():
-    """RFC 6750 section 2.1; the scheme in any case, exactly one token."""
-    assert bearer_of(request(Authorization="bearer abc.def")) == "abc.def"
-    for headers in (
-        {},
-        {"Authorization": "Basic YTpi"},
-        {"Authorization": "Bearer"},
-        {"Authorization": "Bearer "},
-        {"Authorization": "Bearer a b"},
-        {"Authorization": "Bearer a\x0bb"},
-    ):
-        with pytest.raises(Refusal) as caught:
-            bearer_of(request(**headers))
-        assert caught.value.headers()["WWW-Authenticate"] == 'Bearer realm="sojourn"'
-
-
-@pytest.mark.parametrize("name", ["token", "access_token", "Access_Token", "jwt", "TOKEN"])
-def test_a_token_in_a_url_is_refused_even_if_it_is_good(name):
-    """RFC 6750 section 5.3: URLs are logged; the answer says what to do and repeats nothing."""
-    with pytest.raises(Refusal) as caught:
-        refuse_token_in_url(request(f"/v1/sessions?{name}=SeCrEt", Authorization="Bearer good"))
-    assert caught.value.kind.name == "token_in_url"
-    assert b"SeCrEt" not in caught.value.body()
-    assert "SeCrEt" not in str(caught.value)
-
-
-def test_web_pages_come_from_listed_origins_only():
-    """RFC 6455 section 10.2; programs that are no browsers send no origin."""
-    check_origin(request(), ())
-    check_origin(request(Origin="https://desk.test"), ("https://desk.test",))
-    for origin in ("https://evil.test", "null", "https://desk.test.evil.test", "", "https://desk.test/"):
-        with pytest.raises(Refusal) as caught:
-            check_origin(request(Origin=origin), ("https://desk.test",))
-        assert caught.value.kind.status == 403
-
-
 def test_a_ticket_works_once(run):
     """Specification 5.3: single use, short life, for the session that it was given for; stores see its hash only."""
 
@@ -636,8 +600,8 @@ def test_a_ticket_ends_with_its_token(run):
     run(go())
 
 
-def test_a_ticket_may_hide_in_the_subprotocols(run):
-    """Proxies log URLs and not this header: the browser's WebSocket(url, [..., "ticket.T"]) sends it."""
+def test_a_ticket_comes_as_a_subprotocol_or_in_the_query():
+    """Proxies log URLs and not subprotocols: the browser's WebSocket(url, [..., "ticket.T"]) is better."""
     found = request(Sec_WebSocket_Protocol="session.v1.json, ticket.abc")
     assert ticket_of(found) == "abc"
     assert ticket_of(request("/?ticket=def")) == "def"

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
-import json
-import threading
+import contextlib
 
 import aiohttp
-import jsonschema_rs
 import pytest
 import requests
 import schemathesis
 from exchange_rest_lab import ADMIN, MemoryService, bearer, rest
-from hypothesis import HealthCheck, given
-from hypothesis import settings as hypothesis_settings
+from openapi_lab import Threaded, can_be_wrong, check_answers, check_schemas
 from schemathesis.generation import GenerationMode
 
 from sojourn.gateways.exchange.http_config import HttpSettings, RateSettings
@@ -67,9 +63,7 @@ def test_the_document_is_served_as_it_is(run):
 
 def test_the_schemas_are_schemas():
     """OpenAPI 3.1: every component is a JSON Schema of draft 2020-12."""
-    for name, schema in description(INTERFACE)["components"]["schemas"].items():
-        whole = {**schema, "components": {"schemas": description(INTERFACE)["components"]["schemas"]}}
-        assert jsonschema_rs.validator_for(json.loads(json.dumps(whole))), name
+    check_schemas(INTERFACE)
 
 
 EXAMPLES_COUNT = 8
@@ -82,87 +76,49 @@ UNSAID = {
 """Operations with a rule that no schema says: about two fields together, or that 5.0 is no integer of ours."""
 
 
-def _can_be_wrong(operation):
-    """Say whether there is anything in a request that could not fit."""
-    return bool(operation.definition.raw["parameters"] or "requestBody" in operation.definition.raw)
-
-
-def _prepare(served, session, headers):
+def _prepare(url, session, headers):
     """Return the parameters of paths under which there is something: a session with a simulator and an order."""
 
     def ask(method, path, body):
         key = {"Idempotency-Key": '"once"'} if body else {}
-        answer = session.request(method, served.url + path, json=body, headers={**headers, **key}, timeout=10)
+        answer = session.request(method, url + path, json=body, headers={**headers, **key}, timeout=10)
         assert answer.status_code < 400, answer.text
         return answer.json()
 
     for one in ask("GET", "/v1/sessions", None)["sessions"]:
-        session.delete(f"{served.url}/v1/sessions/{one['id']}", headers=headers, timeout=10)
+        session.delete(f"{url}/v1/sessions/{one['id']}", headers=headers, timeout=10)
     made = ask("POST", "/v1/sessions", {"device": "laptop"})
     ask("PUT", f"/v1/sessions/{made['id']}/simulator", {"desired": "running"})
     order = {"symbol": "AAPL", "side": "buy", "quantity": 1, "price": "1"}
     return {"id": made["id"], "order": ask("POST", f"/v1/sessions/{made['id']}/orders", order)["order"]}
 
 
-class Served:
-    """The interface in a thread of its own, as schemathesis calls synchronously."""
-
-    def __enter__(self):
-        self._started = threading.Event()
-        self._thread = threading.Thread(target=lambda: asyncio.run(self._main()))
-        self._thread.start()
-        assert self._started.wait(20)
-        return self
-
-    async def _main(self):
-        self._loop = asyncio.get_running_loop()
-        self._over = asyncio.Event()
-        unlimited = RateSettings(requests_per_s=0.0)
-        settings = HttpSettings(per_subject=unlimited, per_address=unlimited)
-        async with rest(http=settings, service=MemoryService()) as lab:
-            self.lab, self.url = lab, lab.url
-            lab.gateway.requests.forgets = True  # a key of two different requests is the client's mistake
-            self._started.set()
-            await self._over.wait()
-
-    def __exit__(self, *_):
-        self._loop.call_soon_threadsafe(self._over.set)
-        self._thread.join(20)
-
-
-def _try(operation, mode, known, **call):
-    """Send requests to one operation and hold each answer against the document."""
-
-    @hypothesis_settings(
-        max_examples=EXAMPLES_COUNT,
-        derandomize=True,
-        deadline=None,
-        database=None,
-        suppress_health_check=list(HealthCheck),
-    )
-    @given(case=operation.as_strategy(generation_mode=mode))
-    def check(case):
-        if mode == GenerationMode.POSITIVE:
-            case.path_parameters.update({name: known[name] for name in case.path_parameters or ()})
-        case.call_and_validate(**call)
-
-    check()
+@contextlib.asynccontextmanager
+async def served():
+    """The interface without limits of rate."""
+    unlimited = RateSettings(requests_per_s=0.0)
+    settings = HttpSettings(per_subject=unlimited, per_address=unlimited)
+    async with rest(http=settings, service=MemoryService()) as lab:
+        lab.gateway.requests.forgets = True  # a key of two different requests is the client's mistake
+        yield lab
 
 
 @pytest.mark.parametrize("mode", [GenerationMode.POSITIVE, GenerationMode.NEGATIVE], ids=["good", "bad"])
 def test_no_request_gets_an_answer_that_is_not_documented(mode):
     """Statuses, headers and bodies are those of the document, nothing is a 500, and what does not fit is refused."""
-    with Served() as served, requests.Session() as session:
+    with Threaded(served) as lab, requests.Session() as session:
         schema = schemathesis.openapi.from_dict(description(INTERFACE))
-        schema.config.update(base_url=served.url)
+        schema.config.update(base_url=lab.url)
         positive = schema.config.checks.positive_data_acceptance
         usual = [*positive.expected_statuses, "410"]
         headers = bearer("root", ADMIN)
         for result in schema.get_all_operations():
             operation = result.ok()
-            if mode == GenerationMode.NEGATIVE and not _can_be_wrong(operation):
+            if mode == GenerationMode.NEGATIVE and not can_be_wrong(operation):
                 continue
             positive.expected_statuses = [*usual, "422"] if operation.label in UNSAID else usual
-            known = _prepare(served, session, headers)
-            _try(operation, mode, known, headers=headers, timeout=10, session=session)
-        assert not served.lab.gateway.failures
+            known = _prepare(lab.url, session, headers)
+            check_answers(
+                operation, mode, known, EXAMPLES_COUNT, headers=headers, timeout=10, session=session
+            )
+        assert not lab.gateway.failures

@@ -247,7 +247,7 @@ BAD_ORDERS = [
     ({**ORDER, "side": "SeCrEt"}, "invalid", "$.side"),
     ({**ORDER, "symbol": "aapl"}, "invalid", "$.symbol"),
     ({**ORDER, "symbol": "A" * 13}, "invalid", "$.symbol"),
-    ({**ORDER, "SeCrEt": 1}, "invalid", "$"),
+    ({**ORDER, "SeCrEt!": 1}, "invalid", "$"),
     ({"symbol": "AAPL", "side": "buy"}, "invalid", "$"),
 ]
 
@@ -273,9 +273,16 @@ def test_names_of_the_clients_own_keys_are_not_repeated():
     """A place inside a mapping is told without the key."""
     assert field_error("Expected `str`, got `int` - at `$.attributes[...]`").field == "$.attributes[...]"
     assert field_error("Expected `str`, got `int` - at `$.rows[3].x`").field == "$.rows[3].x"
+    for name in ("1234", "a b", "x" * 65, "pin\n"):
+        told = field_error(f"Object contains unknown field `{name}` - at `$.x`")
+        assert (told.field, told.problem) == ("$.x", "Object contains unknown field")
+
+
+def test_an_unknown_field_is_named_where_its_name_is_plain():
+    """Who misspells a field should not have to guess which one it was."""
     assert (
-        field_error("Object contains unknown field `pass` - at `$.x`").problem
-        == "Object contains unknown field"
+        field_error("Object contains unknown field `pin_code` - at `$.x`").problem
+        == "Object contains unknown field pin_code"
     )
 
 

@@ -25,8 +25,6 @@ from sojourn.gateways.tacacs.messages import (
     AuthorRequest,
     Flag,
     Message,
-    flag_names,
-    name_of,
 )
 from sojourn.gateways.tacacs.wire import (
     Packet,
@@ -42,6 +40,7 @@ from sojourn.gateways.tacacs.wire import (
     packets_from_hex,
 )
 from sojourn.gateways.tacacs.wire import packets as packets_module
+from sojourn.sansio.names import flag_names, name_of
 
 KEY = b"testing123testing123"
 VECTORS = json.loads(Path(__file__).with_name("tacacs_vectors.json").read_text())["vectors"]

@@ -8,7 +8,6 @@ Source: RFC 6750; exchange-session-service.md sections 5.3, 5.4 and 5.6.
 
 from __future__ import annotations
 
-import re
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable
@@ -27,6 +26,8 @@ from sojourn.gateways.exchange.principal import Principal, refused
 from sojourn.gateways.exchange.problems import Kind, Refusal
 from sojourn.gateways.exchange.tickets import Grant, TicketDesk
 from sojourn.gateways.exchange.token_check import TokenCheck
+from sojourn.web import credentials
+from sojourn.web.credentials import TICKET_PARAMETER, bearer_of, check_origin, refuse_token_in_url
 from sojourn.web.server import peer_address
 
 if TYPE_CHECKING:
@@ -37,16 +38,6 @@ if TYPE_CHECKING:
 
 AUTH_REFUSED: Final = EventKind("exchange.auth_refused", ("reason", "peer"), level="info")
 """A token was refused; the reason is one of a few words, the token is not told."""
-
-TOKEN_PARAMETERS: Final = frozenset(
-    {"token", "access_token", "jwt", "id_token", "bearer", "authorization", "auth"}
-)
-"""Names under which clients put tokens into URLs."""
-TICKET_PARAMETER: Final = "ticket"
-TICKET_PROTOCOL: Final = "ticket."
-"""A ticket may also come as an entry of Sec-WebSocket-Protocol with this prefix, which no proxy logs."""
-_BEARER: Final = re.compile(r"[A-Za-z0-9._~+/-]+=*\Z")
-"""Source: RFC 6750 section 2.1."""
 
 
 class AuthHealth(NamedTuple):
@@ -207,45 +198,7 @@ class Authenticator:
         yield "sojourn_exchange_auth_degraded", {}, float(self.health().is_degraded)
 
 
-def bearer_of(request: web.BaseRequest) -> str:
-    """Return the token of the only Authorization header.
-
-    Raises: Refusal.
-    """
-    given = request.headers.getall("Authorization", [])
-    if not given:
-        raise Refusal(Kind.NO_TOKEN)
-    scheme, _, token = given[0].partition(" ")
-    token = token.strip(" ")
-    if len(given) > 1 or scheme.lower() != "bearer" or not _BEARER.match(token):
-        raise Refusal(Kind.NO_TOKEN, "Authorization is not one Bearer token")
-    return token
-
-
-def refuse_token_in_url(request: web.BaseRequest) -> None:
-    """Refuse a token that came in the URL, good or not.
-
-    Raises: Refusal.
-    """
-    if request.query_string and any(name.lower() in TOKEN_PARAMETERS for name in request.query):
-        raise Refusal(Kind.TOKEN_IN_URL)
-
-
-def check_origin(request: web.BaseRequest, origins: Collection[str]) -> None:
-    """Let web pages in by their origin, and whatever is no browser, which sends none.
-
-    Raises: Refusal.
-    Source: RFC 6455 section 10.2: a WebSocket is not held by the same-origin policy.
-    """
-    given = request.headers.getall("Origin", [])
-    if given and (len(given) > 1 or given[0] not in origins):
-        raise Refusal(Kind.BAD_ORIGIN)
-
-
 def ticket_of(request: web.BaseRequest) -> str | None:
-    """Return the ticket of a handshake: a ``ticket.`` entry of Sec-WebSocket-Protocol, or the query's ``ticket``."""
-    for line in request.headers.getall("Sec-WebSocket-Protocol", []):
-        for entry in line.split(","):
-            if entry.strip().startswith(TICKET_PROTOCOL):
-                return entry.strip().removeprefix(TICKET_PROTOCOL)
-    return request.query.get(TICKET_PARAMETER)
+    """Return the ticket of a handshake: among its subprotocols, or the query's ``ticket``."""
+    ticket = credentials.ticket_of(request)
+    return request.query.get(TICKET_PARAMETER) if ticket is None else ticket

@@ -32,13 +32,6 @@ __all__ = [
 class Kind(problems.Kind):
     """The table: every reason for which a request is refused."""
 
-    BAD_TICKET = ProblemType(
-        "bad_ticket",
-        401,
-        "The ticket is not good",
-        "Tickets work once and shortly: get a new one.",
-        challenge="",
-    )
     DEVICE_MISMATCH = ProblemType(
         "device_mismatch", 409, "The session is on another device", "End it there, or use its device id."
     )

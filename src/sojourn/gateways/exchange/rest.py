@@ -8,7 +8,6 @@ Source: exchange-session-service.md sections 1.4 and 5.3.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final, NamedTuple
 
@@ -20,7 +19,7 @@ from sojourn.gateways.exchange import rest_types as t
 from sojourn.gateways.exchange.auth import Authenticator
 from sojourn.gateways.exchange.event_stream import stream_progress
 from sojourn.gateways.exchange.http_config import HttpSettings
-from sojourn.gateways.exchange.idempotency import Once, fingerprint, key_of, with_request_id
+from sojourn.gateways.exchange.idempotency import Once, fingerprint, with_request_id
 from sojourn.gateways.exchange.ids import is_id
 from sojourn.gateways.exchange.openapi import document
 from sojourn.gateways.exchange.principal import Principal
@@ -29,10 +28,10 @@ from sojourn.gateways.exchange.routes import LARGEST_OFFSET, OPERATIONS
 from sojourn.gateways.exchange.rows import StoredResponse
 from sojourn.gateways.exchange.service import Caller, Service, SessionSearch
 from sojourn.gateways.exchange.tickets import TicketDesk
-from sojourn.web.body import read_body, read_query
 from sojourn.web.front import REQUEST_ID, Rates
 from sojourn.web.operations import Operation
 from sojourn.web.server import Forwarding
+from sojourn.web.serving import in_time, read_request
 
 _USER_AGENT_CHARACTERS: Final = 256
 _NOBODY: Final = Principal("", frozenset(), 0.0, "")
@@ -112,24 +111,19 @@ class Rest:
 
         async def serve(request: web.Request) -> web.StreamResponse:
             principal = await self._principal(request, operation)
-            query = read_query(request, operation.query)
-            key = key_of(request.headers.getall("Idempotency-Key", [])) if operation.key else None
-            if key is None and operation.key == "required":
-                raise Refusal(Kind.NO_KEY)
-            raw, body = b"", None
-            if operation.body is not None:
-                raw, body = await read_body(request, operation.body, self._settings)
-                if errors := tuple(body.problems()):
-                    raise Refusal(Kind.INVALID, errors=errors)
+            query, key, raw, body = await read_request(request, operation, self._settings)
+            if body is not None and (errors := tuple(body.problems())):
+                raise Refusal(Kind.INVALID, errors=errors)
             call = Call(request, principal, request.match_info, query, body, key)
             if operation.media == "text/event-stream":
                 return await self._handlers.progress(call)
-            return await self._worked(operation, handler, call, raw)
+            work = self._worked(operation, handler, call, raw)
+            return await in_time(operation, work, self._settings.request_timeout_s)
 
         return serve
 
     async def _worked(self, operation: Operation, handler: Handler, call: Call, raw: bytes) -> web.Response:
-        """Do the work within its deadline, and once where there is a key.
+        """Do the work, and once where there is a key.
 
         Raises: Refusal; whatever the service raises.
         """
@@ -137,19 +131,11 @@ class Rest:
         async def work() -> StoredResponse:
             return _stored(await handler(call))
 
-        deadline = asyncio.timeout(self._settings.request_timeout_s)
-        try:
-            async with deadline:
-                if call.key is None or self._once is None:
-                    return _response(await work())
-                digest = fingerprint(operation.method, call.request.path, raw)
-                stored = await self._once.run(call.principal.subject, call.key, digest, work)
-                return _response(with_request_id(stored, call.request[REQUEST_ID]))
-        except TimeoutError:
-            if not deadline.expired():
-                raise
-            kind = Kind.UNAVAILABLE if operation.method == "GET" else Kind.OUTCOME_UNKNOWN
-            raise Refusal(kind, "the work took too long") from None
+        if call.key is None or self._once is None:
+            return _response(await work())
+        digest = fingerprint(operation.method, call.request.path, raw)
+        stored = await self._once.run(call.principal.subject, call.key, digest, work)
+        return _response(with_request_id(stored, call.request[REQUEST_ID]))
 
     async def _principal(self, request: web.Request, operation: Operation) -> Principal:
         """Return who asks, having counted the request as one of theirs.

@@ -8,21 +8,17 @@ Source: exchange-session-service.md section 5.3.
 
 from __future__ import annotations
 
-import hashlib
-import re
-import secrets
 from typing import TYPE_CHECKING, Final
 
 import msgspec
 
 from sojourn.gateways.exchange.principal import Principal
 from sojourn.gateways.exchange.problems import Kind, Refusal
+from sojourn.web.credentials import new_ticket, ticket_key
 
 if TYPE_CHECKING:
     from sojourn.gateways.exchange.bus import Tickets
 
-_RANDOM_BYTES: Final = 32
-_TICKET: Final = re.compile(r"[A-Za-z0-9_-]{43}\Z")
 _LONGEST_TRIES_COUNT: Final = 2
 
 
@@ -52,8 +48,8 @@ class TicketDesk:
         """
         value = msgspec.json.encode(Grant(session, principal))
         for _ in range(_LONGEST_TRIES_COUNT):
-            ticket = secrets.token_urlsafe(_RANDOM_BYTES)
-            if await self._store.put_ticket(_key(ticket), value, self.ttl_s):
+            ticket, key = new_ticket()
+            if await self._store.put_ticket(key, value, self.ttl_s):
                 return ticket
         raise Refusal(Kind.UNAVAILABLE, "no ticket could be kept")
 
@@ -62,11 +58,8 @@ class TicketDesk:
 
         Raises: Refusal, BackendUnavailable.
         """
-        value = await self._store.take_ticket(_key(ticket)) if _TICKET.match(ticket) else None
+        key = ticket_key(ticket)
+        value = await self._store.take_ticket(key) if key is not None else None
         if value is None:
             raise Refusal(Kind.BAD_TICKET, "unknown, used or too old")
         return msgspec.json.decode(value, type=Grant)
-
-
-def _key(ticket: str) -> str:
-    return hashlib.sha256(ticket.encode()).hexdigest()

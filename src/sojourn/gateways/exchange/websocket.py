@@ -28,7 +28,8 @@ from sojourn.gateways.exchange.problems import Kind, Refusal
 from sojourn.gateways.exchange.rest_types import CreateSession
 from sojourn.gateways.exchange.service import Caller
 from sojourn.gateways.exchange.sessions import UnknownSession
-from sojourn.web.server import connection_of, peer_address, protocol_of
+from sojourn.web.credentials import offered_protocols
+from sojourn.web.server import connection_of, own_origins, peer_address, protocol_of
 
 if TYPE_CHECKING:
     import asyncio
@@ -177,7 +178,7 @@ class WebSocketDoor:
 
     async def _find_room(self, request: web.Request) -> tuple[SessionRoom, float]:
         """Return the room of the session that a request may open, and until when (unix seconds). Raises: Refusal."""
-        origins = self._origins() + _own_origins(request)
+        origins = self._origins() + own_origins(request)
         grant = await self._auth.authenticate_handshake(request, self._desk, origins)
         principal = grant.principal
         self._auth.require(principal, self._auth.settings.user_scope)
@@ -278,17 +279,10 @@ def _check_protocols(request: web.Request) -> None:
 
     Raises: Refusal.
     """
-    lines = request.headers.getall("Sec-WebSocket-Protocol", [])
-    offered = {entry.strip() for line in lines for entry in line.split(",")}
+    offered = set(offered_protocols(request))
     if offered and not offered & {SUBPROTOCOL_JSON, SUBPROTOCOL_MSGPACK}:
         wanted = f"{SUBPROTOCOL_JSON} or {SUBPROTOCOL_MSGPACK}"
         raise Refusal(Kind.BAD_REQUEST, f"none of the offered subprotocols is {wanted}")
-
-
-def _own_origins(request: web.Request) -> tuple[str, ...]:
-    """Return the origin of pages that this server itself serves at the address that the client uses."""
-    scheme = "https" if connection_of(request).peer.is_tls else "http"
-    return (f"{scheme}://{request.host}",) if request.host else ()
 
 
 def _set_user_timeout(transport: asyncio.Transport) -> None:

@@ -30,10 +30,10 @@ from sojourn.gateways.tacacs.messages import (
     AuthorRequest,
     AuthorStatus,
     Service,
-    name_of,
 )
 from sojourn.gateways.tacacs.policy import Query, service_of
 from sojourn.gateways.tacacs.session import TacacsSession, constant
+from sojourn.sansio.names import name_of
 
 router: Final = Router()
 

@@ -9,7 +9,6 @@ Source: RFC 8907 sections 4.1, 5.1 to 5.3, 6.1, 6.2, 7.1 and 7.2; RFC 9887 secti
 
 from __future__ import annotations
 
-from functools import cache
 from typing import ClassVar
 
 import msgspec
@@ -140,23 +139,6 @@ class ContinueFlag:
     """Bits of an authentication CONTINUE."""
 
     ABORT = 0x01
-
-
-@cache
-def name_of(namespace: type, value: int) -> str:
-    """Return the specification's word for ``value``, such as ``"GETPASS"``, or ``"undefined (9)"``."""
-    for name, number in vars(namespace).items():
-        if name.isupper() and number == value:
-            return name
-    return f"undefined ({value})"
-
-
-@cache
-def flag_names(namespace: type, value: int) -> str:
-    """Return the words for the bits that are set in ``value``, joined by ``|``, or ``"none"``."""
-    bits = (1 << position for position in range(value.bit_length()))
-    names = [name_of(namespace, bit) for bit in bits if value & bit]
-    return "|".join(names) or "none"
 
 
 class Message(msgspec.Struct, gc=False):

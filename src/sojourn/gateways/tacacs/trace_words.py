@@ -29,9 +29,8 @@ from sojourn.gateways.tacacs.messages import (
     ContinueFlag,
     ReplyFlag,
     Service,
-    flag_names,
-    name_of,
 )
+from sojourn.sansio.names import flag_names, name_of
 
 _Fields = dict[str, Any]
 

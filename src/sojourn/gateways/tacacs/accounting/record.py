@@ -14,7 +14,8 @@ from functools import cache
 import msgspec
 
 from sojourn.core.clock import WallClock, utc_now
-from sojourn.gateways.tacacs.messages import AcctFlag, AcctRequest, AuthenMethod, AuthenType, Service, name_of
+from sojourn.gateways.tacacs.messages import AcctFlag, AcctRequest, AuthenMethod, AuthenType, Service
+from sojourn.sansio.names import name_of
 
 TEXTS = ("task_id", "timezone", "event", "reason", "err_msg", "service", "protocol", "cmd")
 """Arguments lifted out as they are; ``task_id`` is opaque. Source: RFC 8907 sections 8.2 and 8.3."""

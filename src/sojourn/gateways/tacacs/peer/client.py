@@ -49,7 +49,6 @@ from sojourn.gateways.tacacs.messages import (
     PacketType,
     Service,
     Version,
-    name_of,
 )
 from sojourn.gateways.tacacs.peer.link import Link, open_link
 from sojourn.gateways.tacacs.wire import (
@@ -60,6 +59,7 @@ from sojourn.gateways.tacacs.wire import (
     encode_packet,
     obfuscate,
 )
+from sojourn.sansio.names import name_of
 
 LAST_CLIENT_SEQ_NO = 253
 """The last odd number whose reply still fits: sequence numbers never wrap (RFC 8907 section 4.1)."""

@@ -28,11 +28,10 @@ from sojourn.gateways.tacacs.messages import (
     PacketType,
     ReplyFlag,
     Service,
-    flag_names,
-    name_of,
 )
 from sojourn.gateways.tacacs.wire.bodies import decode_body
 from sojourn.gateways.tacacs.wire.packets import HEADER_BYTES, Packet, TacacsFraming, obfuscate
+from sojourn.sansio.names import flag_names, name_of
 
 _REQUEST: dict[str, type] = {"authen_method": AuthenMethod, "authen_type": AuthenType, "service": Service}
 _NAMES: dict[type[Message], dict[str, type]] = {
