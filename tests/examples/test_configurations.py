@@ -14,6 +14,9 @@ from sojourn.config.soundness import file_problems, warnings_of
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 ENVIRON = {
     "EXCHANGE_DSN": "postgresql://exchange:pw@db.example.net/exchange",
+    "HOME_ASSISTANT_TOKEN": "0123456789abcdef" * 4,
+    "HOUSE_CODE": "1234",
+    "HOUSE_TYPE2": "0123456789abcdef0123456789abcdef",
     "POD_ADDRESS": "10.0.0.5:8080",
     "SHOP_PASSWORD": "p",
     "SOJOURN_MONITOR_PASSWORD": "q",

@@ -62,6 +62,18 @@ class ControlClient:
         body = await self._ask("GET", f"/api/v1/sessions/{session_id}")
         return None if body is None else _decode(body, SessionRow)
 
+    async def ask_gateway(
+        self, gateway: str, method: str, path: str, kind: type[T], body: object = None
+    ) -> T | None:
+        """Return the answer of an operation of a gateway's page; nothing if the server has no such gateway."""
+        given = None if body is None else msgspec.json.encode(body)
+        answer = await self._ask(method, f"/api/v1/panels/{gateway}{path}", given=given)
+        return None if answer is None else _decode(answer, kind)
+
+    async def order_gateway(self, gateway: str, method: str, path: str) -> bool:
+        """Give an order of a gateway's page that has no answer; return whether there was anybody to take it."""
+        return await self._ask(method, f"/api/v1/panels/{gateway}{path}") is not None
+
     async def close_session(self, session_id: str) -> bool:
         """End one session; return whether it was open."""
         return await self._ask("DELETE", f"/api/v1/sessions/{session_id}") is not None
@@ -75,19 +87,24 @@ class ControlClient:
         """Give an order. Raises: ConfigError if a reload found problems."""
         await self._expect("POST", f"/api/v1/{what}")
 
-    async def _expect(self, method: str, path: str, query: Mapping[str, str] | None = None) -> bytes:
-        body = await self._ask(method, path, query)
-        if body is None:
+    async def _expect(
+        self, method: str, path: str, query: Mapping[str, str] | None = None, body: bytes | None = None
+    ) -> bytes:
+        answer = await self._ask(method, path, query, body)
+        if answer is None:
             raise BackendUnavailable(SERVER, 0.0, f"it does not know {path}")
-        return body
+        return answer
 
-    async def _ask(self, method: str, path: str, query: Mapping[str, str] | None = None) -> bytes | None:
+    async def _ask(
+        self, method: str, path: str, query: Mapping[str, str] | None = None, given: bytes | None = None
+    ) -> bytes | None:
         """Make one request; return its body, or nothing for 404."""
         if self._http is None:
             raise RuntimeError("use it with: async with")
         began = time.monotonic()
+        headers = {} if given is None else {"Content-Type": "application/json"}
         try:
-            async with self._http.request(method, path, params=query) as answer:
+            async with self._http.request(method, path, params=query, data=given, headers=headers) as answer:
                 body = await answer.read()
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
             after_s = time.monotonic() - began

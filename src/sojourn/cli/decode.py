@@ -10,6 +10,7 @@ import typer
 
 from sojourn.cli.output import print_text
 from sojourn.cli.secret_input import read_optional_secret
+from sojourn.gateways.itv2 import decoding as itv2_decoding
 from sojourn.gateways.postgres.describe import bytes_from_hex, described, speaker_of
 from sojourn.gateways.postgres.trace_words import FROM_CLIENT, FROM_SERVER
 from sojourn.gateways.tacacs.wire.describe import describe, packets_from_hex
@@ -58,4 +59,25 @@ def postgres(
     data = bytes_from_hex(sys.stdin.read() if text == "-" else text)
     direction = speaker_of(data) if speaker is None else _DIRECTIONS[speaker]
     for number, lines in enumerate(described(data, direction)):
+        print_text(("\n" if number else "") + "\n".join(lines))
+
+
+@app.command()
+def itv2(
+    text: Annotated[
+        str, typer.Argument(metavar="[HEX]", help="Hexadecimal digits; by default standard input.")
+    ] = "-",
+    key_file: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE", help="File with the panel's access code, or with the key of one direction."
+        ),
+    ] = None,
+    key_env: Annotated[str | None, typer.Option(metavar="NAME", help="Variable with the same.")] = None,
+) -> None:
+    """Describe ITv2 packets of one connection, or one frame; with the access code encrypted ones too."""
+    secret = read_optional_secret(env=key_env, file=key_file)
+    data = itv2_decoding.bytes_from_hex(sys.stdin.read() if text == "-" else text)
+    packets = itv2_decoding.described(data, None if secret is None else secret.reveal())
+    for number, lines in enumerate(packets):
         print_text(("\n" if number else "") + "\n".join(lines))

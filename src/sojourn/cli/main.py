@@ -11,7 +11,7 @@ import typer
 
 from sojourn import __version__
 from sojourn.cli import config as config_commands
-from sojourn.cli import decode, probe, sessions, simulate, tacacs, token
+from sojourn.cli import decode, itv2, probe, sessions, simulate, tacacs, token
 from sojourn.cli.options import (
     ConfigOption,
     PgBouncerOption,
@@ -42,6 +42,7 @@ app.add_typer(decode.app, name="decode")
 app.add_typer(probe.app, name="probe")
 app.add_typer(tacacs.app, name="tacacs")
 app.add_typer(token.app, name="token")
+app.add_typer(itv2.app, name="itv2")
 app.add_typer(simulate.app, name="simulate")
 app.command()(sessions.trace)
 app.command()(sessions.drain)

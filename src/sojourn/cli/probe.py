@@ -9,7 +9,7 @@ from typing import Annotated, NamedTuple
 
 import typer
 
-from sojourn.cli import probe_exchange, probe_postgres
+from sojourn.cli import probe_exchange, probe_itv2, probe_postgres
 from sojourn.cli.output import FAILED, print_error, print_table
 from sojourn.cli.secret_input import read_secret
 from sojourn.core.secret import Secret
@@ -21,6 +21,7 @@ from sojourn.gateways.tacacs.peer import Outcome, TacacsClient
 app = typer.Typer(no_args_is_help=True, help="Try a server from the other end.")
 app.command()(probe_postgres.postgres)
 app.command()(probe_exchange.exchange)
+app.command()(probe_itv2.itv2)
 
 _PORT = 49
 _TLS_PORT = 300

@@ -1,4 +1,4 @@
-"""``sojourn simulate``: a simulated exchange by itself, to look at or to connect something to."""
+"""``sojourn simulate``: a simulated exchange or alarm panel, to look at or to connect something to."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from sojourn.cli import simulate_panel
 from sojourn.cli.output import print_note, table_of
 from sojourn.core.loop import run
 from sojourn.gateways.exchange.market.settings import E6, amount_text
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from sojourn.gateways.exchange.sim.service import SimulatorService
 
 app = typer.Typer(no_args_is_help=True, help="What a gateway's sessions work on, simulated.")
+app.command()(simulate_panel.panel)
 
 REDRAW_S: Final = 0.25
 EVENTS_COUNT: Final = 8

@@ -12,6 +12,7 @@ from msgspec import Meta
 from sojourn.admin.config import AdminSettings
 from sojourn.core.settings import BreakerSettings, LogSettings, OffloadSettings, RecorderSettings, Settings
 from sojourn.gateways.exchange.config import ExchangeSettings
+from sojourn.gateways.itv2.config import Itv2Settings
 from sojourn.gateways.postgres.config import PostgresSettings
 from sojourn.gateways.tacacs.config import TacacsSettings
 
@@ -33,3 +34,4 @@ class SojournSettings(Settings, frozen=True):
     tacacs: TacacsSettings | None = None
     postgres: PostgresSettings | None = None
     exchange: ExchangeSettings | None = None
+    itv2: Itv2Settings | None = None

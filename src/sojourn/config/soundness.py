@@ -10,7 +10,7 @@ from datetime import datetime
 from typing import Final
 from urllib.parse import urlsplit
 
-from sojourn.config import soundness_exchange, soundness_postgres
+from sojourn.config import soundness_exchange, soundness_itv2, soundness_postgres
 from sojourn.config.reach import is_loopback
 from sojourn.config.settings import SojournSettings
 from sojourn.core import tls
@@ -33,6 +33,8 @@ def file_problems(settings: SojournSettings) -> Iterator[Problem]:
         yield from soundness_postgres.file_problems(settings.postgres)
     if settings.exchange is not None:
         yield from soundness_exchange.file_problems(settings.exchange)
+    if settings.itv2 is not None:
+        yield from soundness_itv2.file_problems(settings.itv2)
 
 
 def warnings_of(settings: SojournSettings, now: datetime) -> list[str]:
@@ -61,6 +63,8 @@ def warnings_of(settings: SojournSettings, now: datetime) -> list[str]:
     if settings.exchange is not None:
         found = soundness_exchange.warnings_of(settings.exchange)
         sentences += [f"exchange: {sentence}" for sentence in found]
+    if settings.itv2 is not None:
+        sentences += [f"itv2: {sentence}" for sentence in soundness_itv2.warnings_of(settings.itv2)]
     return sentences
 
 
@@ -92,6 +96,10 @@ def _senseless(tacacs: TacacsSettings) -> Iterator[str]:
 
 
 def _listeners(settings: SojournSettings) -> Iterator[tuple[str, ListenerSettings]]:
-    for name, table in (("tacacs", settings.tacacs), ("exchange", settings.exchange)):
+    tables = (("tacacs", settings.tacacs), ("exchange", settings.exchange), ("itv2", settings.itv2))
+    for name, table in tables:
         for index, listener in enumerate(table.listeners if table is not None else ()):
             yield f"{name}.listeners[{index}]", listener
+    http = settings.itv2.http if settings.itv2 is not None else None
+    for index, listener in enumerate(http.listeners if http is not None else ()):
+        yield f"itv2.http.listeners[{index}]", listener
