@@ -88,6 +88,11 @@ class ServerProcess:
         """Return the CPU time of all its threads."""
         return cpu_ns_of(self._process.pid)
 
+    def loop_cpu_ns(self) -> int:
+        """Return the CPU time of its first thread, in which its event loop runs."""
+        pid = self._process.pid
+        return int(Path(f"/proc/{pid}/task/{pid}/schedstat").read_text().split()[0])
+
     def rss_bytes(self) -> int:
         """Return the memory that it occupies."""
         return rss_bytes_of(self._process.pid)

@@ -9,16 +9,24 @@ from __future__ import annotations
 import ast
 import inspect as python_inspect
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, get_args
 
-import msgspec
 from msgspec import inspect
+from page_rows import (
+    GROUPS,
+    Groups,
+    cell,
+    fields_of,
+    problems_section,
+    refusals_of_its_own,
+    request_of,
+    row,
+)
 
 from sojourn.gateways.exchange import messages, problems
 from sojourn.gateways.exchange.routes import OPERATIONS
-from sojourn.web.openapi import refusals_of
 from sojourn.web.operations import Operation
 
 _REST_HEAD = """\
@@ -57,19 +65,14 @@ For clients that were written for the service before this one; each stands for a
 | request | is | meaning |
 |---|---|---|
 """
-_PROBLEMS_HEAD = f"""\
-
-## Problems
-
-`type` is `{problems.TYPE_PREFIX}` and the name; `title` and `hint` are as below; `detail` says what was found, `reason`
-is a word for programs, `errors` names fields, and `request_id` is what the operator can look for. Statuses 429 and 503
-have `Retry-After`.
-
-"""
-_PROBLEMS_TABLE_HEAD = """
-| name | status | means | what to do |
-|---|---|---|---|
-"""
+_MEMBERS = """\
+`detail` says what was found, `reason` is a word for programs, `errors` names fields, and `request_id` is what the
+operator can look for."""
+_GROUPS: Groups = (
+    *GROUPS,
+    ("every route with an Idempotency-Key also with", lambda one: bool(one.key)),
+    ("every route that requires one also with", lambda one: one.key == "required"),
+)
 _LINK_HEAD = f"""\
 # Exchange: WebSocket
 
@@ -135,10 +138,6 @@ def pages() -> dict[str, str]:
     return {"exchange-rest.md": rest_page(), "exchange-websocket.md": websocket_page()}
 
 
-def _cell(text: str) -> str:
-    return " ".join(text.split()).replace("|", "\\|").replace("``", "`")
-
-
 # REST
 
 
@@ -152,54 +151,18 @@ def rest_page() -> str:
     parts.append(_ALIASES_HEAD)
     by_handler = {one.handler: one for one in own}
     parts += [_alias_row(one, by_handler[one.alias_of]) for one in OPERATIONS if one.alias_of]
-    parts.append(_PROBLEMS_HEAD)
-    parts += [f"- {words}: {_names(kinds)}\n" for words, kinds in _of_many(own)]
-    parts.append(_PROBLEMS_TABLE_HEAD)
-    parts += [
-        f"| `{one.name}` | {one.status} | {_cell(one.title)} | {_cell(one.hint)} |\n"
-        for one in problems.TABLE.values()
-    ]
+    parts.append(problems_section(problems.TABLE, own, _GROUPS, members=_MEMBERS))
     return "".join(parts)
 
 
-def _of_many(operations: list[Operation]) -> Iterator[tuple[str, list[problems.ProblemType]]]:
-    """Yield which problems many operations have in common."""
-    groups: tuple[tuple[str, Callable[[Operation], bool]], ...] = (
-        ("Every route may answer with", lambda _: True),
-        ("every route that needs a token also with", lambda one: one.access != "open"),
-        ("every route that changes something also with", lambda one: one.method != "GET"),
-        ("every route with a body also with", lambda one: one.body is not None),
-        ("every route with an Idempotency-Key also with", lambda one: bool(one.key)),
-        ("every route that requires one also with", lambda one: one.key == "required"),
-    )
-    told: set[problems.ProblemType] = set()
-    for words, is_member in groups:
-        members = [set(refusals_of(one)) - set(one.refusals) for one in operations if is_member(one)]
-        common = set.intersection(*members) - told
-        told |= common
-        yield words, [one for one in problems.TABLE.values() if one in common]
-
-
-def _names(kinds: list[problems.ProblemType]) -> str:
-    return ", ".join(f"`{one.name}`" for one in kinds)
-
-
 def _route_row(operation: Operation) -> str:
-    query = "".join(f", `?{one.name}=`" for one in operation.query)
     answers = [f"{operation.status}: {operation.summary}"]
     answers += [f"{status}: {words}" for status, words in operation.others]
-    refusals = [one for one in refusals_of(operation) if one in operation.refusals]
-    cells = [
-        f"`{operation.method} {operation.path}`{query}",
-        operation.key,
-        " ".join(answers),
-        _names(refusals),
-    ]
-    return "| " + " | ".join(map(_cell, cells)) + " |\n"
+    return row((request_of(operation), operation.key, " ".join(answers), refusals_of_its_own(operation)))
 
 
 def _alias_row(alias: Operation, own: Operation) -> str:
-    return f"| `{alias.method} {alias.path}` | `{own.method} {own.path}` | {_cell(alias.summary)} |\n"
+    return f"| `{alias.method} {alias.path}` | `{own.method} {own.path}` | {cell(alias.summary)} |\n"
 
 
 # WebSocket
@@ -212,14 +175,14 @@ def websocket_page() -> str:
     parts += [_frame_row(one) for one in get_args(messages.ClientFrame)]
     parts += ["\n`?` marks what may be left out.\n", "\n## From the server\n", _FRAMES_HEAD]
     parts += [_frame_row(one) for one in server]
-    parts += [f"| `{name}` | {fields} | {_cell(meaning)} |\n" for name, fields, meaning in _ENCODED_ONCE]
+    parts += [f"| `{name}` | {fields} | {cell(meaning)} |\n" for name, fields, meaning in _ENCODED_ONCE]
     parts += ["\n## Parts of frames\n", _FRAMES_HEAD]
     parts += [_part_row(one) for one in _parts((*get_args(messages.ClientFrame), *server))]
     parts.append(_CODES_HEAD)
-    parts += [f"| `{code}` | {_cell(meaning)} |\n" for code, meaning in code_words().items()]
+    parts += [f"| `{code}` | {cell(meaning)} |\n" for code, meaning in code_words().items()]
     parts.append(_CLOSE_HEAD)
     parts += [
-        f"| {one.code} | `{one.name}` | {'yes' if one.comes_back else 'no'} | {_cell(one.advice)} |\n"
+        f"| {one.code} | `{one.name}` | {'yes' if one.comes_back else 'no'} | {cell(one.advice)} |\n"
         for one in messages.CLOSE_CODES
     ]
     return "".join(parts)
@@ -230,21 +193,16 @@ def _is_frame_of(one: Any, base: type) -> bool:  # noqa: ANN401 - anything that 
 
 
 def _frame_row(frame: Any) -> str:  # noqa: ANN401 - msgspec's structs share no base with a tag
-    return f"| `{frame.__struct_config__.tag}` | {_fields(frame)} | {_cell(_words(frame))} |\n"
+    return f"| `{frame.__struct_config__.tag}` | {fields_of(frame)} | {cell(_words(frame))} |\n"
 
 
 def _part_row(part: type) -> str:
     name = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", part.__name__).lower()
-    return f"| {name} | {_fields(part)} | {_cell(_words(part))} |\n"
+    return f"| {name} | {fields_of(part)} | {cell(_words(part))} |\n"
 
 
 def _words(of: type) -> str:
     return python_inspect.getdoc(of) or ""
-
-
-def _fields(struct: Any) -> str:  # noqa: ANN401 - as above
-    fields = msgspec.structs.fields(struct)
-    return ", ".join(f"`{one.encode_name}`{'' if one.required else '?'}" for one in fields)
 
 
 def _parts(frames: tuple[Any, ...]) -> Iterator[type]:

@@ -16,6 +16,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import exchange_pages
+import itv2_pages
+import itv2_values
+from page_rows import cell
 
 import sojourn.app
 from sojourn.cli.main import app
@@ -117,6 +120,28 @@ _MEANINGS = {
     "sojourn_exchange_sessions_expired_total": "Sessions that this pod ended because their time was up.",
     "sojourn_exchange_sessions_owned": "Sessions that this pod owns.",
     "sojourn_exchange_simulators": "Simulators of the sessions that this pod owns, by state.",
+    "sojourn_itv2_handshake_failures_total": "Connections that came to nothing, by what the doctor saw.",
+    "sojourn_itv2_history_commit_seconds_total": "Seconds that writing to the history's file took together.",
+    "sojourn_itv2_history_commits_total": "Writes to the history's file; one holds all events that waited.",
+    "sojourn_itv2_history_degraded": "1: events cannot be stored and wait in memory; 0: they can.",
+    "sojourn_itv2_history_events_total": "Events that were stored, lost for want of memory, or refused by the file.",
+    "sojourn_itv2_history_failures_total": "Writes to the history's file that failed.",
+    "sojourn_itv2_history_waiting": "Events that wait to be stored.",
+    "sojourn_itv2_http_rate_refused_total": "Requests refused because too many came, per address or token.",
+    "sojourn_itv2_http_request_seconds_bucket": "Requests that took at most `le` seconds, as of a histogram.",
+    "sojourn_itv2_http_request_seconds_count": "Requests whose time is in the sum.",
+    "sojourn_itv2_http_request_seconds_sum": "Seconds that requests took together.",
+    "sojourn_itv2_http_requests_in_flight": "Requests that are being served.",
+    "sojourn_itv2_http_requests_total": "Requests served.",
+    "sojourn_itv2_links": "WebSockets of clients.",
+    "sojourn_itv2_links_opened_total": "WebSockets opened.",
+    "sojourn_itv2_mqtt_commands_total": "Messages on command topics that led to a command.",
+    "sojourn_itv2_mqtt_dropped_total": "Events that were not published: the broker was away for too long.",
+    "sojourn_itv2_mqtt_is_connected": "1: the MQTT broker lets us publish; 0: it does not.",
+    "sojourn_itv2_mqtt_published_total": "Messages that the broker was given.",
+    "sojourn_itv2_panel_is_connected": "1: the panel has a session; 0: its state is stale.",
+    "sojourn_itv2_panel_recent_failures": "Failed handshakes of the panel within `limits.failures_window_s`.",
+    "sojourn_itv2_tokens_refused_total": "Requests without a token, or with one that is not good.",
     "sojourn_offload_failed_total": "Slow calls, such as password hashes, that raised an error.",
     "sojourn_offload_refused_total": "Slow calls that were refused because too many waited.",
     "sojourn_offload_submitted_total": "Slow calls given to the pool of threads.",
@@ -157,6 +182,8 @@ def pages() -> dict[str, str]:
         "command-line.md": command_line_page(),
         "metrics-and-events.md": metrics_and_events_page(),
         **exchange_pages.pages(),
+        **itv2_pages.pages(),
+        **itv2_values.pages(),
     }
 
 
@@ -206,9 +233,11 @@ def _parameter_row(parameter: Any) -> str:
         shown += f" {_metavar(parameter)}" if parameter.metavar else ""
     default = parameter.default
     is_shown = not parameter.required and default not in (None, "", False, [], ()) and not callable(default)
-    cell = "required" if parameter.required else f"`{getattr(default, 'value', default)}`" if is_shown else ""
+    shown_default = (
+        "required" if parameter.required else f"`{getattr(default, 'value', default)}`" if is_shown else ""
+    )
     meaning = (parameter.help or "") + (f" (`{parameter.envvar}`)" if parameter.envvar else "")
-    return f"| {shown} | {cell} | {_cell(meaning)} |"
+    return f"| {shown} | {shown_default} | {cell(meaning)} |"
 
 
 # Metrics and events
@@ -219,7 +248,7 @@ def metrics_and_events_page() -> str:
     return "".join(
         (
             _METRICS_HEAD,
-            *(_metric_row(*metric) for metric in (*metrics(), *exchange_metrics())),
+            *(_metric_row(*metric) for metric in (*metrics(), *metrics_of_sources())),
             _EVENTS_HEAD,
             *(_event_row(kind) for kind in sorted(_kinds(), key=lambda kind: kind.name)),
         )
@@ -274,23 +303,50 @@ def _postgres() -> PostgresSettings:
     )
 
 
-def exchange_metrics() -> Iterator[tuple[str, str, str, str]]:
-    """Yield the same of the exchange gateway, read off its sources: what it shows needs a database and clients."""
-    found: dict[str, str] = {}
-    for file in sorted((SOURCES / "gateways/exchange").rglob("*.py")):
-        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
-            match node:
-                case ast.Yield(
-                    value=ast.Tuple(elts=[ast.Constant(value=str(name)), ast.Dict(keys=keys), _])
-                ) if name.startswith("sojourn_"):
-                    found[name] = ", ".join(f"`{ast.literal_eval(key)}`" for key in keys if key is not None)
+def metrics_of_sources() -> Iterator[tuple[str, str, str, str]]:
+    """Yield the same of gateways that need a database, clients or panels to show something, read off their sources."""
+    for gateway in ("exchange", "itv2"):
+        yield from metrics_of(gateway)
+    ours = _yielded(SOURCES / "web")
+    for prefix in ("sojourn_exchange", "sojourn_itv2"):
+        yield from _told_of({name.replace("{prefix}", prefix): labels for name, labels in ours.items()})
+
+
+def metrics_of(gateway: str) -> Iterator[tuple[str, str, str, str]]:
+    """Yield the metrics of a gateway's own sources."""
+    yield from _told_of(_yielded(SOURCES / "gateways" / gateway))
+
+
+def _told_of(found: dict[str, str]) -> Iterator[tuple[str, str, str, str]]:
     for name, labels in sorted(found.items()):
-        kind = "counter" if name.endswith("_total") else "gauge"
+        kind = "counter" if name.endswith(("_total", "_bucket", "_count", "_sum")) else "gauge"
         yield name, kind, labels, name.replace("_", " ")
 
 
+def _yielded(folder: Path) -> dict[str, str]:
+    """Return the labels of each metric that sources yield; ``{prefix}`` stands where the gateway's is put."""
+    found: dict[str, str] = {}
+    for file in sorted(folder.rglob("*.py")):
+        tree = ast.parse(file.read_text(encoding="utf-8"))
+        dicts = {
+            ast.unparse(target): node.value
+            for node in ast.walk(tree)
+            if isinstance(node, ast.Assign) and isinstance(node.value, ast.Dict)
+            for target in node.targets
+        }
+        for node in ast.walk(tree):
+            match node:
+                case ast.Yield(value=ast.Tuple(elts=[ast.Constant() | ast.JoinedStr() as called, labels, _])):
+                    name = ast.unparse(called).removeprefix("f").strip("'")
+                    named = labels if isinstance(labels, ast.Dict) else dicts.get(ast.unparse(labels))
+                    if named is not None and name.startswith(("sojourn_", "{prefix}_")):
+                        keys = (ast.literal_eval(key) for key in named.keys if key is not None)
+                        found[name] = ", ".join(f"`{key}`" for key in keys)
+    return found
+
+
 def _metric_row(name: str, kind: str, labels: str, text: str) -> str:
-    return f"| `{name}` | {kind} | {labels} | {_cell(_MEANINGS.get(name, text))} |\n"
+    return f"| `{name}` | {kind} | {labels} | {cell(_MEANINGS.get(name, text))} |\n"
 
 
 def _kinds() -> list[EventKind]:
@@ -304,7 +360,7 @@ def _event_row(kind: EventKind) -> str:
     words = event_words().get(kind.name)
     fields = ", ".join(f"`{field}`" for field in kind.fields)
     meaning = (words.meaning if words else "") or _MEANINGS.get(kind.name, "")
-    return f"| `{kind.name}` | {kind.level} | {fields} | {_cell(meaning)} |\n"
+    return f"| `{kind.name}` | {kind.level} | {fields} | {cell(meaning)} |\n"
 
 
 @functools.cache
@@ -330,10 +386,6 @@ def _text_of(statement: ast.stmt | None) -> str:
         case ast.Expr(value=ast.Constant(value=str(text))):
             return " ".join(text.split())
     return ""
-
-
-def _cell(text: str) -> str:
-    return " ".join(text.split()).replace("|", "\\|").replace("``", "`")
 
 
 if __name__ == "__main__":

@@ -24,6 +24,9 @@ MADE = {
     "command-line.md",
     "exchange-rest.md",
     "exchange-websocket.md",
+    "itv2-rest.md",
+    "itv2-values.md",
+    "itv2-websocket.md",
     "metrics-and-events.md",
     "settings.md",
 }
@@ -120,18 +123,21 @@ def test_the_script_writes_the_pages(
     assert {page.name for page in tmp_path.iterdir()} == MADE
 
 
-# The exchange gateway
-
-
-def test_every_metric_of_the_exchange_gateway_is_there(made: ModuleType, pages: dict[str, str]) -> None:
+@pytest.mark.parametrize("gateway", ["exchange", "itv2"])
+def test_every_metric_of_a_gateway_that_needs_clients_is_there(
+    made: ModuleType, pages: dict[str, str], gateway: str
+) -> None:
     """They are read off the sources: a name that is put together at run time would be missed."""
-    sources = made.SOURCES / "gateways/exchange"
+    sources = made.SOURCES / "gateways" / gateway
     texts = [file.read_text(encoding="utf-8") for file in sources.rglob("*.py")]
-    named = {name for text in texts for name in re.findall(r"[\"']sojourn_exchange_\w+", text)}
-    rows = {name for name, *_ in made.exchange_metrics()}
+    named = {name for text in texts for name in re.findall(rf"[\"']sojourn_{gateway}_\w+", text)}
+    rows = {name for name, *_ in made.metrics_of(gateway)}
     assert {name[1:] for name in named} == rows
     assert all(f"| `{name}` |" in pages["metrics-and-events.md"] for name in rows)
     assert not [text for text in texts if re.search(r"yield f[\"']", text) and "counters" in text]
+
+
+# The exchange gateway
 
 
 def test_every_route_has_its_row(pages: dict[str, str]) -> None:

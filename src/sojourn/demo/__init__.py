@@ -5,7 +5,8 @@ secrets: nothing of it is fit for production, and nothing of it is needed there.
 
 Shape: ``site`` (devices, users, rules and where to listen), ``traffic`` (what a switch does all day), ``database`` (a
 PostgreSQL primary and its replica), ``customers`` (who uses it while the primary is killed), ``trader`` (who trades
-while its WebSocket is killed), ``screen`` (what the person in front of it sees).
+while its WebSocket is killed), ``alarm_day`` (a house with an alarm panel, through a day in a minute), ``screen`` (what
+the person in front of it sees).
 """
 
 from __future__ import annotations
@@ -21,10 +22,12 @@ from sojourn.app import Daemon
 from sojourn.core.events import Event
 from sojourn.core.loop import run as run_loop
 from sojourn.core.server import SERVER_STARTED
+from sojourn.demo.alarm_day import show_alarm_day
 from sojourn.demo.screen import Screen
 from sojourn.demo.site import Site
 from sojourn.demo.traffic import send_traffic
 from sojourn.errors import ConfigError, SojournError
+from sojourn.gateways.itv2.gateway import Itv2Gateway
 
 if TYPE_CHECKING:
     from sojourn.demo.database import DatabasePair
@@ -49,8 +52,10 @@ async def serve_demo(screen: Screen) -> None:
         site.pair = await _start_databases(screen)
         site.has_exchange = site.pair is not None and _makes_tokens(site, screen)
         try:
+            await _start_broker(site, screen)
             await _serve_somewhere(site, screen)
         finally:
+            await site.alarm.stop_broker()
             if site.pair is not None:
                 await site.pair.stop()
     screen.say("stopped; the demo's directory is gone")
@@ -65,6 +70,16 @@ def _makes_tokens(site: Site, screen: Screen) -> bool:
         return False
     make_key_file(site.dev_key_file)
     return True
+
+
+async def _start_broker(site: Site, screen: Screen) -> None:
+    """Start an MQTT broker; where there is none, say how to use another one."""
+    try:
+        with screen.step("starting Mosquitto"):
+            await site.alarm.start_broker()
+    except (ImportError, SojournError):
+        screen.say("no MQTT broker in this demo: install Debian's mosquitto; one of your own is")
+        screen.say('\\[itv2.mqtt] url = "mqtt://HOST:1883" in a sojourn.toml')
 
 
 async def _start_databases(screen: Screen) -> DatabasePair | None:
@@ -129,6 +144,9 @@ async def _visit(site: Site, daemon: Daemon, screen: Screen, is_started: asyncio
     except (SojournError, OSError) as error:
         screen.complain(f"the traffic failed: {error}")
     async with asyncio.TaskGroup() as tasks:
+        gateway = daemon.server.gateways[Itv2Gateway.name]
+        if isinstance(gateway, Itv2Gateway) and gateway.history is not None:
+            tasks.create_task(show_alarm_day(site, screen, gateway.history))
         if site.pair is not None:
             from sojourn.demo.customers import show_failover  # noqa: PLC0415 - needs asyncpg, which is optional
 

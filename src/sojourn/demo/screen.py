@@ -20,6 +20,7 @@ from sojourn.demo.site import HOST, Site
 from sojourn.demo.traffic import Row
 
 if TYPE_CHECKING:
+    from sojourn.demo.alarm_day import DayResult
     from sojourn.demo.customers import FailoverResult
     from sojourn.demo.trader import TraderResult
 
@@ -28,6 +29,8 @@ TRADER = "you"
 """Whose token is proposed."""
 CONSOLE = "sojourn"
 """The database that is the postgres gateway's admin console."""
+ALARM_STATES_WIDTH = 24
+"""Of 80 columns."""
 
 
 class Screen:
@@ -132,6 +135,26 @@ class Screen:
             f"{result.doubled_count} doubled, {result.disordered_count} out of order[/]"
         )
 
+    def show_alarm_day(self, site: Site, result: DayResult) -> None:
+        """Show what happened in the house, and what the history and the broker saw of it."""
+        table = Table(box=None, pad_edge=False, header_style="bold", title_justify="left", title_style="bold")
+        table.title = f"\nAlarm panel on {HOST}:{site.itv2_port}: a day in a minute"
+        table.add_column("in the house", ratio=1)
+        table.add_column("stored", justify="right", no_wrap=True)
+        if result.has_broker:
+            table.add_column("MQTT: the alarm is", max_width=ALARM_STATES_WIDTH)
+        for moment in result.moments:
+            stored = str(moment.stored_count)
+            if moment.replayed_count:
+                stored += f", {moment.replayed_count} replayed"
+            states = (", ".join(moment.states),) if result.has_broker else ()
+            table.add_row(escape(moment.what), stored, *states)
+        self._console.print(table)
+        colour, verdict = ("green", "once") if result.is_right else ("red", "not just once")
+        self.say(
+            f"[{colour}]{result.acknowledged_count} messages acknowledged; each move of a zone is stored {verdict}[/]"
+        )
+
     def show_next_steps(self, site: Site) -> None:
         """Show commands to type in a second terminal."""
         self.say("\n[bold]Try in a second terminal[/]")
@@ -154,6 +177,7 @@ class Screen:
         if site.has_exchange:
             self.say(f"  {sojourn} token issue {TRADER} --key {site.dev_key_file}")
             self.say(f"\nThe trading desk: [bold]{site.exchange_url}/[/] asks for that token.")
+        self.say("An alarm panel lives through a day in a minute: its table comes then.")
         self.say("\nTraffic goes on every 2 seconds. [bold]Ctrl-C[/] stops everything.")
 
 

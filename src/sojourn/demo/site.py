@@ -1,4 +1,4 @@
-"""The demo's made-up site: one switch, two people, three rules, and where everything listens.
+"""The demo's made-up site: one switch, two people, three rules, a house, and where everything listens.
 
 Usual ports and the usual control socket where they are free, so that plain ``sojourn sessions list`` finds the demo;
 others where they are not, so that several demos run at once.
@@ -19,6 +19,7 @@ from sojourn.config import SojournSettings
 from sojourn.core.secret import Secret
 from sojourn.core.settings import ListenerSettings, LogSettings, TlsSettings
 from sojourn.core.tls import client_context
+from sojourn.demo.alarm_day import AlarmHouse
 from sojourn.embedded.certificates import ThrowAwayAuthority
 from sojourn.gateways.exchange.auth_config import AuthSettings
 from sojourn.gateways.exchange.config import ExchangeSettings, PodSettings
@@ -44,6 +45,7 @@ TACACS_PORT: Final = 4949
 TLS_PORT: Final = 4950
 POSTGRES_PORT: Final = 6432
 EXCHANGE_PORT: Final = 8480
+ITV2_PORT: Final = 3072
 ADMIN_PORT: Final = 9300
 SERVER_NAME: Final = "sojourn.example.net"
 SWITCH_NAME: Final = "switch-7.example.net"
@@ -85,15 +87,19 @@ class Site:
         self.control = self.usual_control if _is_free(self.usual_control) else directory / "control.sock"
         self.pair: DatabasePair | None = None
         self.has_exchange = False
+        self.alarm = AlarmHouse(directory)
+        self.host = HOST
         self.tacacs_port, self.tls_port, self.postgres_port, self.exchange_port, self.admin_port = (
             _free_port(port) for port in (TACACS_PORT, TLS_PORT, POSTGRES_PORT, EXCHANGE_PORT, ADMIN_PORT)
         )
+        self.itv2_port = _free_port(ITV2_PORT)
 
     def leave_usual_places(self) -> None:
         """Listen in the own directory and on free ports only."""
         self.is_on_its_own = True
         self.control = self._directory / "control.sock"
         self.tacacs_port = self.tls_port = self.postgres_port = self.exchange_port = self.admin_port = 0
+        self.itv2_port = 0
 
     def found_places(self, listeners: Sequence[str], admin: str) -> None:
         """Take note of the addresses that were bound in the end, listeners in their order."""
@@ -103,6 +109,7 @@ class Site:
             self.postgres_port = ports[2]
         if self.has_exchange:
             self.exchange_port = ports[3]
+        self.itv2_port = ports[-1]  # the last of all
         self.admin_port = int(admin.rpartition(":")[2])
 
     @property
@@ -129,6 +136,7 @@ class Site:
             ),
             postgres=None if self.pair is None else self.pair.settings(self.postgres_address),
             exchange=self._exchange(self.pair) if self.pair is not None and self.has_exchange else None,
+            itv2=self.alarm.settings(f"{HOST}:{self.itv2_port}"),
             tacacs=TacacsSettings(
                 listeners=(
                     ListenerSettings(address=f"{HOST}:{self.tacacs_port}"),
