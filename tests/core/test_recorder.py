@@ -118,6 +118,22 @@ def test_a_trace_is_bounded_and_keeps_the_latest(run):
     run(main())
 
 
+def test_a_gateway_may_keep_less_of_each_session_than_the_recorder_allows(run):
+    """``trace_limit_count``, for sessions that are many and long."""
+
+    async def main():
+        gateway = lab(lambda session, ask: session.reply(Say(ask.text)))
+        gateway.trace_limit_count = 4
+        async with running(gateway) as server:
+            wire = memory(server)
+            for number in range(50):
+                assert await wire.ask(str(number)) == str(number)
+                assert len(only(server).trace) <= 4
+            wire.close()
+
+    run(main())
+
+
 def test_ended_sessions_are_bounded_and_failed_ones_are_kept_apart(run):
     """A flood of good ones does not push the bad ones out."""
 

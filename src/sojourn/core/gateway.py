@@ -53,6 +53,8 @@ class Gateway:
     config: Any = None
     """The snapshot that sessions capture when they open; swapped as a whole by ``reload``."""
     inbox_limit_count: int = 16
+    trace_limit_count: int = 4_096
+    """Last happenings kept of one session at most, whatever the recorder's settings allow."""
     pauses_when_full: bool = True
     """A full inbox stops reading the connection; False: it is the peer's protocol error."""
     session_timeout_s: float = 0.0

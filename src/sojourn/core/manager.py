@@ -60,7 +60,7 @@ class ConnectionManager:
         server = gateway.server
         self.events = server.events
         self.redactors = server.recorder.redactors
-        self.trace_limit = server.recorder.entries_limit
+        self.trace_limit = min(server.recorder.entries_limit, gateway.trace_limit_count)
         self.recorder = server.recorder
         self.connections: set[Connection] = set()
         self.tasks: set[asyncio.Task[Any]] = set()

@@ -109,6 +109,7 @@ class Itv2Gateway(Gateway):
     session_key = staticmethod(_never)
     body_of = attrgetter("payload")
     first_mode = Mode.SINGLE
+    trace_limit_count = 48  # a panel's session lasts for months, beside hundreds of others: 0.16 KiB an entry
     config: Itv2Settings
     history: History | None
     hub: PanelHub
