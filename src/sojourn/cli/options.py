@@ -38,6 +38,19 @@ PgBouncerOption = Annotated[
 StrictOption = Annotated[
     bool, typer.Option("--strict", help="With --pgbouncer-ini: an unknown key is a problem, not a warning.")
 ]
+Type1Option = Annotated[bool, typer.Option("--type1", help="Encryption type 1 instead of 2.")]
+Type1CodeEnvOption = Annotated[
+    str | None, typer.Option(metavar="NAME", help="Variable with the Type 1 code, 8 hex digits.")
+]
+Type1CodeFileOption = Annotated[
+    str | None, typer.Option(metavar="FILE", help="File with the Type 1 code; - is standard input.")
+]
+Type2CodeEnvOption = Annotated[
+    str | None, typer.Option(metavar="NAME", help="Variable with the Type 2 code, 32 hex digits.")
+]
+Type2CodeFileOption = Annotated[
+    str | None, typer.Option(metavar="FILE", help="File with the Type 2 code; - is standard input.")
+]
 SocketOption = Annotated[
     Path | None,
     typer.Option(

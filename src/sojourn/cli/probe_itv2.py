@@ -8,6 +8,13 @@ from typing import Annotated, Final, NamedTuple
 
 import typer
 
+from sojourn.cli.options import (
+    Type1CodeEnvOption,
+    Type1CodeFileOption,
+    Type1Option,
+    Type2CodeEnvOption,
+    Type2CodeFileOption,
+)
 from sojourn.cli.output import FAILED, print_error, print_table
 from sojourn.cli.simulate_panel import PORT, read_identity, split_address
 from sojourn.gateways.itv2.peer import LineSettings, PanelIdentity, SimulatedPanel, Step, Told
@@ -46,19 +53,11 @@ def itv2(
     integration_id: Annotated[
         str, typer.Option("--id", metavar="DIGITS", help="Integration Identification Number, 12 digits.")
     ],
-    type1: Annotated[bool, typer.Option("--type1", help="Encryption type 1 instead of 2.")] = False,
-    type1_code_env: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Variable with the Type 1 code, 8 hex digits.")
-    ] = None,
-    type1_code_file: Annotated[
-        str | None, typer.Option(metavar="FILE", help="File with the Type 1 code; - is standard input.")
-    ] = None,
-    type2_code_env: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Variable with the Type 2 code, 32 hex digits.")
-    ] = None,
-    type2_code_file: Annotated[
-        str | None, typer.Option(metavar="FILE", help="File with the Type 2 code; - is standard input.")
-    ] = None,
+    type1: Type1Option = False,
+    type1_code_env: Type1CodeEnvOption = None,
+    type1_code_file: Type1CodeFileOption = None,
+    type2_code_env: Type2CodeEnvOption = None,
+    type2_code_file: Type2CodeFileOption = None,
     timeout_s: Annotated[float, typer.Option(min=0.1, help="Longest wait for one step.")] = 10.0,
 ) -> None:
     """Dial as a panel, shake hands, poll once and say goodbye.

@@ -12,6 +12,13 @@ import msgspec
 import typer
 from rich.console import Console
 
+from sojourn.cli.options import (
+    Type1CodeEnvOption,
+    Type1CodeFileOption,
+    Type1Option,
+    Type2CodeEnvOption,
+    Type2CodeFileOption,
+)
 from sojourn.cli.output import print_note
 from sojourn.cli.secret_input import read_optional_secret, read_secret
 from sojourn.cli.simulate_panel_lines import order_words, take_orders
@@ -73,19 +80,11 @@ def panel(
     count: Annotated[
         int, typer.Option(min=1, max=10_000, help="So many panels, with consecutive ids and the same code.")
     ] = 1,
-    type1: Annotated[bool, typer.Option("--type1", help="Encryption type 1 instead of 2.")] = False,
-    type1_code_env: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Variable with the Type 1 code, 8 hex digits.")
-    ] = None,
-    type1_code_file: Annotated[
-        str | None, typer.Option(metavar="FILE", help="File with the Type 1 code; - is standard input.")
-    ] = None,
-    type2_code_env: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Variable with the Type 2 code, 32 hex digits.")
-    ] = None,
-    type2_code_file: Annotated[
-        str | None, typer.Option(metavar="FILE", help="File with the Type 2 code; - is standard input.")
-    ] = None,
+    type1: Type1Option = False,
+    type1_code_env: Type1CodeEnvOption = None,
+    type1_code_file: Type1CodeFileOption = None,
+    type2_code_env: Type2CodeEnvOption = None,
+    type2_code_file: Type2CodeFileOption = None,
     interactive: Annotated[
         bool | None,
         typer.Option(

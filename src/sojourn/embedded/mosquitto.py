@@ -26,7 +26,7 @@ from sojourn.embedded.account import (
     take_directory,
     temporary_parent,
 )
-from sojourn.embedded.process import Deadline, Launched, Program, Supervisor
+from sojourn.embedded.process import Deadline, LaunchedProgram, Program, Supervisor
 from sojourn.errors import BackendUnavailable, ConfigError, Problem
 
 SERVING_USERS: Final = ("mosquitto", "nobody")
@@ -81,7 +81,7 @@ class TlsFiles(NamedTuple):
     private_key_file: Path
 
 
-class MosquittoServer(Launched):
+class MosquittoServer(LaunchedProgram):
     """One broker that lives as long as this object says, and never longer than our process.
 
     Its owner starts and stops it; started again, it has the same port and users. Where we are root it runs as an
@@ -110,6 +110,7 @@ class MosquittoServer(Launched):
         user: str | None = None,
         start_within_s: float = START_WITHIN_S,
     ) -> None:
+        super().__init__(start_within_s)
         taken = sorted(OURS & {key.lower() for key in settings or {}})
         if taken:
             raise ConfigError(
@@ -117,7 +118,6 @@ class MosquittoServer(Launched):
             )
         self.directory = directory
         self.port = port
-        self.pid = 0
         self.users = tuple(users or (MqttUser("sojourn", Secret(secrets.token_urlsafe(24))),))
         for one in self.users:
             if ":" in one.name or not one.name.isprintable():
@@ -127,44 +127,14 @@ class MosquittoServer(Launched):
         self._bin_directory = bin_directory
         self._settings = dict(settings or {})
         self._accounts = SERVING_USERS if user is None else (user,)
-        self._start_within_s = start_within_s
-        self._supervisor: Supervisor | None = None
-        self._place: Path | None = None
 
     def __repr__(self) -> str:
         return f"<Mosquitto {'running' if self.is_running else 'stopped'} at {self.url}>"
 
     @property
-    def is_running(self) -> bool:
-        """The broker has been started and has not ended."""
-        return bool(self.pid) and self._supervisor is not None and self._supervisor.is_running
-
-    @property
     def url(self) -> str:
         """Where clients find it; holds no password."""
         return f"{'mqtt' if self._tls is None else 'mqtts'}://127.0.0.1:{self.port}"
-
-    async def start(self) -> None:
-        """Start the broker and return when it lets its first user in; do nothing if it runs.
-
-        Raises: BackendUnavailable with what the program said last.
-        """
-        if self.is_running:
-            return
-        deadline = Deadline(self._start_within_s)
-        try:
-            await self.stop()
-            await self._launch(deadline)
-        except BaseException:
-            await self.stop()
-            raise
-
-    async def stop(self) -> None:
-        """Stop the broker and remove what is temporary; do nothing if it does not run."""
-        supervisor, self._supervisor = self._supervisor, None
-        self._place, self.pid = None, 0
-        if supervisor is not None:
-            await supervisor.close()
 
     async def kill(self) -> None:
         """End the broker as a power cut would: nothing is saved, no client is told."""

@@ -329,3 +329,47 @@ async def _readable(descriptor: int, within_s: float) -> None:
         return
     finally:
         loop.remove_reader(descriptor)
+
+
+class LaunchedProgram(Launched):
+    """A server of one program: it is launched under a supervisor, which goes with it.
+
+    Always true: there is a supervisor from the launch to the stop, and ``pid`` is 0 before and after.
+    """
+
+    def __init__(self, start_within_s: float) -> None:
+        self.pid = 0
+        self._start_within_s = start_within_s
+        self._supervisor: Supervisor | None = None
+        self._place: Path | None = None
+
+    @abstractmethod
+    async def _launch(self, deadline: Deadline) -> None:
+        """Open the supervisor, and run the program until it is ready."""
+
+    @property
+    def is_running(self) -> bool:
+        """The server has been started and has not ended."""
+        return bool(self.pid) and self._supervisor is not None and self._supervisor.is_running
+
+    async def start(self) -> None:
+        """Start the server and return when it answers; do nothing if it runs.
+
+        Raises: BackendUnavailable with what the program said last.
+        """
+        if self.is_running:
+            return
+        deadline = Deadline(self._start_within_s)
+        try:
+            await self.stop()
+            await self._launch(deadline)
+        except BaseException:
+            await self.stop()
+            raise
+
+    async def stop(self) -> None:
+        """Stop the server and remove what is temporary; do nothing if it does not run."""
+        supervisor, self._supervisor = self._supervisor, None
+        self._place, self.pid = None, 0
+        if supervisor is not None:
+            await supervisor.close()

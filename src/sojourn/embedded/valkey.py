@@ -25,7 +25,7 @@ from sojourn.embedded.account import (
     take_directory,
     temporary_parent,
 )
-from sojourn.embedded.process import Deadline, Launched, Program, Supervisor
+from sojourn.embedded.process import Deadline, LaunchedProgram, Program, Supervisor
 from sojourn.errors import BackendUnavailable, ConfigError, Problem
 
 SERVING_USERS: Final = ("valkey", "redis", "nobody")
@@ -66,7 +66,7 @@ class Valkey(Protocol):
         """Return the address of a database, for any client; may hold a password."""
 
 
-class ValkeyServer(Launched):
+class ValkeyServer(LaunchedProgram):
     """One Valkey server that lives as long as this object says, and never longer than our process.
 
     Its owner starts and stops it; it can be started again afterwards. Where we are root it runs as an
@@ -95,6 +95,7 @@ class ValkeyServer(Launched):
         user: str | None = None,
         start_within_s: float = START_WITHIN_S,
     ) -> None:
+        super().__init__(start_within_s)
         taken = sorted(OURS & {key.lower() for key in settings or {}})
         if taken:
             raise ConfigError(
@@ -104,23 +105,14 @@ class ValkeyServer(Launched):
         self.bin_directory = bin_directory
         self.port = 0 if port is None else port
         self.host = ""
-        self.pid = 0
         self._wished_port = port
         self._system_directory = bin_directory
         self._settings = dict(settings or {})
         self._password = password
         self._users = SERVING_USERS if user is None else (user,)
-        self._start_within_s = start_within_s
-        self._supervisor: Supervisor | None = None
-        self._place: Path | None = None
 
     def __repr__(self) -> str:
         return f"<Valkey {'running' if self.is_running else 'stopped'} at {self.host or 'nowhere'}>"
-
-    @property
-    def is_running(self) -> bool:
-        """The server has been started and has not ended."""
-        return bool(self.pid) and self._supervisor is not None and self._supervisor.is_running
 
     @property
     def socket(self) -> Path:
@@ -139,27 +131,10 @@ class ValkeyServer(Launched):
         password = self._password.reveal() if self._password else ""
         return f"redis://:{quote(password, safe='')}@127.0.0.1:{self.port}/{database}"
 
-    async def start(self) -> None:
-        """Start the server and return when it answers; do nothing if it runs.
-
-        Raises: BackendUnavailable with what the program said last.
-        """
-        if self.is_running:
-            return
-        deadline = Deadline(self._start_within_s)
-        try:
-            await self.stop()
-            await self._launch(deadline)
-        except BaseException:
-            await self.stop()
-            raise
-
     async def stop(self) -> None:
         """Stop the server and remove what is temporary; do nothing if it does not run."""
-        supervisor, self._supervisor = self._supervisor, None
-        self._place, self.pid, self.host = None, 0, ""
-        if supervisor is not None:
-            await supervisor.close()
+        self.host = ""
+        await super().stop()
 
     async def _launch(self, deadline: Deadline) -> None:
         account = serving_account(NAME, self._users)

@@ -227,8 +227,8 @@ class Itv2Gateway(Gateway):
             self.history.append(panel.name, events)
 
     def _device_class(self, name: str, zone: int) -> str:
-        panel = next((one for one in self.config.panels if one.name == name), None)
-        return "" if panel is None else panel.device_class_of(zone)
+        panel = self.hub.panels.get(name)
+        return "" if panel is None else panel.settings.device_class_of(zone)
 
     # Learning
 
