@@ -41,6 +41,7 @@ help:
 	@echo 'make check   format, lint, types, architecture'
 	@echo 'make bench   measurements, into bench/results/'
 	@echo 'make docs    the documentation, into docs/_build/html/'
+	@echo 'make images  pictures of the dashboard with the demo in it, into docs/images/'
 	@echo 'make coverage  the tests again, slower, and which lines they miss'
 	@echo 'make test-kubernetes  the tests that need a real kube-apiserver, which they build the first time'
 	@echo 'make clean   away with .venv and everything else that these made'
@@ -118,6 +119,12 @@ bench: $(STAMPS)/bench
 docs: $(STAMPS)/docs
 	$(IN) -m sphinx --fail-on-warning --keep-going --fresh-env --quiet docs docs/_build/html $(ARGS)
 	@echo 'docs/_build/html/index.html'
+
+# Needs Debian's chromium, which make test installs.
+.PHONY: images
+images: $(STAMPS)/test
+	@$(IN) tools/apt_packages.py
+	@exec $(IN) tests/admin/dashboard/make_images.py
 
 .PHONY: clean
 clean:

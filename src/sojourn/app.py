@@ -11,12 +11,13 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import chain
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import msgspec
 
 from sojourn.admin.core_view import CoreView
 from sojourn.admin.serving import AdminServer, control_socket
+from sojourn.config.listing import show
 from sojourn.config.soundness import file_problems
 from sojourn.core.clock import monotonic
 from sojourn.core.events import EventKind, Events
@@ -38,6 +39,8 @@ if TYPE_CHECKING:
     from sojourn.config import SojournSettings
     from sojourn.core.gateway import Gateway
     from sojourn.core.settings import ListenerSettings, LogSettings
+
+T = TypeVar("T")
 
 CONFIG_REFUSED = EventKind("config.refused", ("problem",), level="error")
 """The configuration that was read again has a problem; the old one stays in force."""
@@ -245,6 +248,18 @@ class Daemon(CoreView):
         if is_closed or self._link is None:
             return is_closed
         return any((await self._link.ask(bool, "close_session", session_id)).answers.values())
+
+    async def reports(self, kind: type[T], what: str, *arguments: object) -> Sequence[T]:
+        """Return what each worker reports, as far as they answer; the first one is this process."""
+        found = await super().reports(kind, what, *arguments)
+        if self._link is None:
+            return found
+        told = await self._link.ask(kind, "report", what, msgspec.json.encode(arguments).decode())
+        return [*found, *told.answers.values()]
+
+    def configuration(self) -> str:
+        """Return the configuration in force as TOML, secrets masked."""
+        return show(self._settings)
 
     # What operators may order
 

@@ -17,6 +17,7 @@ import aiohttp
 import pytest
 
 from sojourn.admin.config import AdminSettings
+from sojourn.admin.diagram import trace_svg
 from sojourn.admin.openapi import OPERATIONS
 from sojourn.admin.rendering import trace_mermaid
 from sojourn.admin.serving import AdminServer, control_socket
@@ -69,6 +70,9 @@ class FakeServer:
 
     async def metrics_text(self) -> str:
         return "sojourn_sessions 3\n"
+
+    def panels(self) -> dict[str, Any]:
+        return {}
 
     def health(self) -> Health:
         return Health(ok=True, parts={"loop": "fine"})
@@ -437,3 +441,18 @@ def test_a_diagram_names_who_really_spoke() -> None:
         "    P->>S: A",
         "    P2->>S: B",
     ]
+
+
+def test_repetition_in_a_diagram_is_folded_and_a_wait_is_told() -> None:
+    """A diagram is as long as its story: a pattern that comes three times or more is drawn once."""
+    pairs = [
+        TraceEntry(at=1e9 + number, kind=kind, name=name)
+        for number in range(50)
+        for kind, name in (("in", "Query"), ("out", "Ready"))
+    ]
+    last = TraceEntry(at=1e9 + 100, kind="error", name="too late", text="<b>")
+    image = trace_svg(Trace(session=ROWS[0], entries=(*pairs, last)))
+    assert image.count("Query  x50") == image.count("Ready  x50") == 1
+    assert "51.0 s pass" in image
+    assert "&lt;b&gt;" in image
+    assert "<b>" not in image

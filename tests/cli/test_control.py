@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -11,10 +12,10 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from sojourn.admin.config import AdminSettings
+from sojourn.admin.core_view import unseen
 from sojourn.admin.serving import AdminServer
 from sojourn.admin.view import Health, Page, SessionQuery, SessionRow, Trace, TraceEntry
 from sojourn.cli.main import app
-from sojourn.cli.sessions import unseen
 from sojourn.errors import ConfigError, Problem
 
 ROW = SessionRow(id="7", gateway="echo", peer="192.0.2.1:5", about="a\x1b[2J", state="open", started=1e9)
@@ -144,6 +145,41 @@ def test_a_trace_is_followed_to_the_sessions_end(sojourn: Sojourn) -> None:
     result = sojourn("trace", "7", "--follow")
     assert result.exit_code == 0
     assert [line.split()[-1] for line in result.output.splitlines()] == ["M0", "M1", "M2", "M3"]
+
+
+def test_a_trace_is_followed_as_a_diagram_that_grows(sojourn: Sojourn) -> None:
+    """Whenever it is cut off, what was printed is a whole Mermaid diagram."""
+    lines = sojourn("trace", "7", "--follow", "--mermaid").output.splitlines()
+    assert lines[0] == "sequenceDiagram"
+    assert [line.partition(": ")[2] for line in lines if "->>" in line] == ["M0", "M1", "M2", "M3"]
+    assert lines[-1] == "    Note over P,S: finished"
+
+
+def test_a_login_link_needs_an_address(sojourn: Sojourn) -> None:
+    """A server that listens nowhere for browsers says so; exit code 1 and a next step."""
+    result = sojourn("login-link")
+    assert result.exit_code == 1
+    assert result.stderr.splitlines() == [
+        "error: the server listens nowhere for browsers",
+        "next: set [admin] address",
+    ]
+
+
+def test_a_login_link_is_printed_alone(background: Any, server: FakeServer, tmp_path: Path) -> None:
+    """A program may read it; for how long it is good goes to standard error."""
+    path = tmp_path / "control.sock"
+
+    async def start() -> Callable[[], Awaitable[None]]:
+        serving = AdminServer(server, AdminSettings(address="127.0.0.1:0"), path)
+        await serving.start()
+        return serving.stop
+
+    background.start(start)
+    arguments = ["login-link", "--name", "ana", "--scope", "view", "--socket", str(path)]
+    result = CliRunner().invoke(app, arguments)
+    assert re.fullmatch(r"http://127\.0\.0\.1:\d+/login#[\w-]{43}\n", result.stdout)
+    assert re.fullmatch(r"works once, for (300|299) seconds\n", result.stderr)
+    assert server.notes[0][0] == "new login link for ana, view"
 
 
 def test_unseen_entries_are_those_behind_the_overlap() -> None:

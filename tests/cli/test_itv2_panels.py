@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import re
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -135,9 +134,11 @@ def test_operations_of_a_gateways_page_are_held_to_their_table(run, tmp_path: Pa
                 ("PUT", "itv2/learning", {"for_s": 60}, 200),
                 ("DELETE", "itv2/learning", None, 204),
             ):
-                async with http.request(method, f"/api/v1/panels/{path}", data=json.dumps(body)) as answer:
+                async with http.request(method, f"/api/v1/panels/{path}", json=body) as answer:
                     assert (answer.status, method, path) == (status, method, path)
             orders = [(one["what"], one["outcome"]) for one in lab.events("admin.order")]
-            assert orders[-2:] == [("panel itv2 learning", "done"), ("panel itv2 learning", "done")]
+            operations = lab.server.panels["itv2"].operations
+            begun, ended = (one for one in operations if one.path == "/learning" and one.scope == "admin")
+            assert orders[-2:] == [(f"itv2: {begun.summary}", "done"), (f"itv2: {ended.summary}", "done")]
 
     run(go())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from datetime import UTC, datetime
 
 import pytest
@@ -10,6 +11,14 @@ from sojourn.core.events import RECENT_COUNT, EventKind, Events
 from sojourn.testing import ManualClock
 
 HAPPENED = EventKind("test.happened", ("what",), level="debug")
+FAILED = EventKind("test.failed", ("what",), level="error")
+
+
+class _Named:
+    """What an event needs of a session."""
+
+    def __init__(self, name):
+        self.id = name
 
 
 @pytest.fixture
@@ -46,6 +55,20 @@ def test_what_does_not_fit_is_counted(events):
     assert events.recent[-1].values == (999,)
     events.emit(HAPPENED, None, 0)
     assert events.dropped == 100
+
+
+def test_an_error_that_is_kept_long_does_not_keep_its_session(events):
+    """A session has a connection and a trace; of all that only its id stays, once newer events have pushed it out."""
+    session = _Named("test-1")
+    gone = weakref.ref(session)
+    events.emit(FAILED, session, 1)
+    for number in range(RECENT_COUNT):
+        events.emit(HAPPENED, None, number)
+    events.flush()
+    del session
+    assert gone() is None
+    ((_, kept),) = [one for one in events.remembered(None) if one[1].kind is FAILED]
+    assert (kept.session.id, kept.values) == ("test-1", (1,))
 
 
 def test_a_view_that_fails_keeps_nothing_from_the_others(events):

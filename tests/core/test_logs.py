@@ -15,7 +15,7 @@ from sojourn.testing import ManualClock
 
 NOTED = EventKind("test.noted", ("peer", "error"))
 SERIOUS = EventKind("test.serious", ("error",), level="error")
-SESSION = SimpleNamespace(gateway=SimpleNamespace(name="lab"), number=31)
+SESSION = SimpleNamespace(id="lab-1f")
 
 
 @pytest.fixture

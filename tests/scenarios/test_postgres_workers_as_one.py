@@ -16,8 +16,10 @@ import urllib.request
 from collections import Counter
 from pathlib import Path
 
+import aiohttp
 import psycopg
 import pytest
+from admin_lab import told
 from daemon_process import WITHIN_S, running_daemon
 from failover_lab import running_failover_lab
 from ledger import Writer, check_ledger, count_acknowledged, make_ledger
@@ -333,6 +335,51 @@ def test_sessions_of_every_worker_can_be_listed_traced_and_closed(run, tmp_path)
                 await sojourn("sessions", "close", session["id"])
                 with pytest.raises(psycopg.OperationalError):
                     await client.execute("SELECT 1")
+
+    run(scenario())
+
+
+def test_the_overview_the_stream_and_a_followed_trace_are_those_of_all_workers(run, tmp_path):
+    """The first worker asks the other one, whatever is asked of it."""
+
+    async def scenario():
+        async with two_workers(tmp_path) as (_, gateway, stack):
+            control = aiohttp.UnixConnector(str(tmp_path / "control.sock"))
+            async with aiohttp.ClientSession("http://local", connector=control) as http:
+
+                async def ask(path):
+                    async with http.get("/api/v1" + path) as answer:
+                        assert answer.status == 200, await answer.text()
+                        return await answer.json()
+
+                async with http.get("/api/v1/stream") as stream:
+                    await told(stream, 1)
+                    clients = await connect_to_both(gateway, stack)
+                    wanted = {f"127.0.0.1:{name_of(client)[1]}" for client in clients}
+                    while wanted:
+                        ((name, data),) = await told(stream, 1)
+                        if name == "session":
+                            wanted.discard(data["session"]["peer"])
+                overview = await ask("/overview")
+                (row,) = overview["gateways"]
+                assert overview["workers"] == 2
+                assert row["sessions_open"] >= CLIENTS_COUNT
+                assert row["sessions_opened"] >= CLIENTS_COUNT
+                (listener,) = (await ask("/listeners"))["listeners"]
+                assert listener["connections"] >= CLIENTS_COUNT
+                (peer,) = (await ask("/peers"))["peers"]
+                assert (peer["address"], peer["connections"]) == ("127.0.0.1", listener["connections"])
+                assert (await ask("/events?kind=postgres.&limit=5"))["events"]
+                far = next(one for one in clients if gateway.index_of(one) == 1)
+                sessions = (await ask("/sessions?limit=1000"))["sessions"]
+                peer = f"127.0.0.1:{name_of(far)[1]}"
+                (session,) = [one for one in sessions if one["peer"] == peer]
+                async with http.get(f"/api/v1/sessions/{session['id']}/trace/stream") as stream:
+                    assert (await told(stream, 1))[0][0] == "entries"
+                    await far.close()
+                    while (found := (await told(stream, 1))[0])[0] != "ended":
+                        pass
+                    assert found[1]["session"]["id"] == session["id"]
 
     run(scenario())
 

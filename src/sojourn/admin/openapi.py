@@ -1,16 +1,17 @@
-"""The HTTP API's table of operations, and the OpenAPI document that is made of it.
+"""The one list of what the HTTP API offers; handlers and the OpenAPI document are made of it.
 
-The one list of what there is: ``api`` serves exactly these. Knows nothing of HTTP libraries.
+``access`` is the least scope of a token; "open" is everybody. What gateways add for their pages is described beside.
+Knows no HTTP library.
 """
 
 from __future__ import annotations
 
 import re
-from typing import Any, Final, NamedTuple
+from collections.abc import Iterator, Mapping
+from typing import Any, Final
 
-import msgspec
-
-from sojourn import __version__
+from sojourn.admin import values as v
+from sojourn.admin.problems import Kind
 from sojourn.admin.view import (
     LARGEST_PAGE_COUNT,
     LONGEST_ID_CHARACTERS,
@@ -20,145 +21,164 @@ from sojourn.admin.view import (
     SessionRow,
     Trace,
 )
+from sojourn.core.panel import AdminPanel, PanelOperation
+from sojourn.web.openapi import Interface, description
+from sojourn.web.operations import Operation, Parameter
 
-OPENAPI_VERSION: Final = "3.1.0"
-"""The first version whose schemas are plain JSON Schema, which is what msgspec makes."""
+BASE: Final = "/api/v1"
+PANELS: Final = BASE + "/panels"
+FORMATS: Final = {
+    "json": "application/json",
+    "mermaid": "text/plain",
+    "text": "text/plain",
+    "jsonl": "application/jsonl",
+    "svg": "image/svg+xml",
+}
+"""How a trace may be written, and the media type of each."""
 
-_REF: Final = "#/components/schemas/{name}"
-_JSON: Final = "application/json"
-
-
-class Parameter(NamedTuple):
-    """One parameter of a query string."""
-
-    name: str
-    schema: dict[str, Any]
-    description: str
-
-
-class Operation(NamedTuple):
-    """One thing that can be asked or ordered; ``handler`` is the name of the method that serves it."""
-
-    method: str
-    path: str
-    handler: str
-    summary: str
-    status: int = 200
-    answer: Any = None
-    media: tuple[str, ...] = (_JSON,)
-    query: tuple[Parameter, ...] = ()
-    refusals: tuple[int, ...] = ()
-
-
-class Drained(msgspec.Struct, frozen=True):
-    """The server has begun to stop."""
-
-    draining: bool
-
-
-class Reloaded(msgspec.Struct, frozen=True):
-    """The configuration was read again and is in force."""
-
-    reloaded: bool
-
-
-class Refusal(msgspec.Struct, frozen=True):
-    """Why a request was not carried out, as ``application/problem+json`` (RFC 9457)."""
-
-    type: str
-    title: str
-    status: int
-    detail: str
-    problems: list[dict[str, Any]] = []
-
-
+_SESSION: Final = BASE + "/sessions/{id}"
+_LIMIT: Final = Parameter(
+    "limit", "At most so many.", is_number=True, lowest=1, highest=LARGEST_PAGE_COUNT, default=100
+)
+_GATEWAY: Final = Parameter("gateway", "Only of this gateway.")
 _SEARCH: Final = (
-    Parameter("gateway", {"type": "string", "maxLength": 64}, "Only of this gateway."),
-    Parameter("state", {"enum": ["open", "finished", "failed"]}, "Only in this state."),
-    Parameter(
-        "search",
-        {"type": "string", "maxLength": LONGEST_SEARCH_CHARACTERS},
-        "Part of id, peer or about, in any case.",
-    ),
-    Parameter(
-        "limit",
-        {"type": "integer", "minimum": 1, "maximum": LARGEST_PAGE_COUNT, "default": 100},
-        "At most so many.",
-    ),
-    Parameter("cursor", {"type": "string", "maxLength": 256}, "next_cursor of the page before."),
+    _GATEWAY,
+    Parameter("state", "Only in this state.", words=("open", "finished", "failed")),
+    Parameter("search", "Part of id, peer or about, in any case.", longest=LONGEST_SEARCH_CHARACTERS),
+    _LIMIT,
+    Parameter("cursor", "next_cursor of the page before.", pattern="[0-9]{1,9}", wanted="what a page gave"),
 )
-_FORMAT: Final = (
-    Parameter("format", {"enum": ["json", "mermaid", "text"], "default": "json"}, "How it is written."),
+_EVENTS: Final = (
+    Parameter("level", "The least important level.", words=("debug", "info", "warning", "error")),
+    Parameter("kind", "How the kind's name begins, such as session."),
+    Parameter("search", "Part of kind, values or session, in any case.", longest=LONGEST_SEARCH_CHARACTERS),
+    _LIMIT,
 )
+_PEERS: Final = (
+    _GATEWAY,
+    Parameter("search", "Part of the address, in any case.", longest=LONGEST_SEARCH_CHARACTERS),
+    _LIMIT,
+)
+_FORMAT: Final = (Parameter("format", "How it is written; json if not said.", words=tuple(FORMATS)),)
+_STREAM: Final = "text/event-stream"
 
 OPERATIONS: Final = (
-    Operation("GET", "/healthz", "healthz", "Does the process work?", answer=Health, refusals=(503,)),
-    Operation("GET", "/readyz", "readyz", "Are new sessions welcome?", answer=Health, refusals=(503,)),
-    Operation("GET", "/metrics", "metrics", "Metrics for Prometheus.", media=("text/plain",), answer=str),
-    Operation("GET", "/api/v1/openapi.json", "openapi", "This document.", answer=dict[str, Any]),
     Operation(
-        "GET", "/api/v1/sessions", "list_sessions", "Sessions, page by page.",
-        answer=Page, query=_SEARCH, refusals=(400,),
-    ),
-    Operation("GET", "/api/v1/sessions/{id}", "find_session", "One session.", answer=SessionRow, refusals=(404,)),
-    Operation(
-        "DELETE", "/api/v1/sessions/{id}", "close_session", "End an open session.", status=204, refusals=(404,)
+        "GET", "/healthz", "healthz", "Does the process work?", access="open", answer=Health,
+        others=((503, "It does not."),),
     ),
     Operation(
-        "GET", "/api/v1/sessions/{id}/trace", "trace", "What happened in a session.",
-        answer=Trace, media=(_JSON, "text/plain"), query=_FORMAT, refusals=(400, 404),
+        "GET", "/readyz", "readyz", "Are new sessions welcome?", access="open", answer=Health,
+        others=((503, "They are not."),),
     ),
-    Operation("POST", "/api/v1/drain", "drain", "Take nothing new, finish, stop.", status=202, answer=Drained),
+    Operation("GET", "/metrics", "metrics", "Metrics for Prometheus.", access="view", answer=str, media="text/plain"),
     Operation(
-        "POST", "/api/v1/reload", "reload", "Read the configuration again.", answer=Reloaded, refusals=(422,)
+        "GET", BASE + "/openapi.json", "openapi", "This document.", access="view", answer=dict[str, Any]
+    ),
+    # Who asks
+    Operation(
+        "POST", BASE + "/login", "login", "Use a login link up; the answer sets the session's cookie.",
+        access="open", answer=v.Visitor, body=v.Login, refusals=(Kind.BAD_LINK, Kind.BAD_ORIGIN),
+    ),
+    Operation("GET", BASE + "/session", "visitor", "Who asks, and what they may.", access="view", answer=v.Visitor),
+    Operation("POST", BASE + "/logout", "logout", "End the browser's session.", access="view", status=204),
+    Operation(
+        "POST", BASE + "/login-links", "new_login_link", "Make a link that lets a browser in, once.",
+        access="admin", answer=v.LoginLink, body=v.LinkOrder,
+    ),
+    # What there is
+    Operation("GET", BASE + "/overview", "overview", "Every gateway in figures, and what is wrong.",
+              access="view", answer=v.Overview),
+    Operation(
+        "GET", BASE + "/stream", "stream", "Server-sent events: overview, session, more, event, dropped.",
+        access="view", answer=str, media=_STREAM, refusals=(Kind.LIMIT,),
+    ),
+    Operation(
+        "GET", BASE + "/sessions", "list_sessions", "Sessions, page by page.",
+        access="view", answer=Page, query=_SEARCH,
+    ),
+    Operation(
+        "GET", _SESSION, "find_session", "One session.", access="view", answer=SessionRow, refusals=(Kind.NOT_FOUND,)
+    ),
+    Operation(
+        "DELETE", _SESSION, "close_session", "End an open session.",
+        access="operate", status=204, refusals=(Kind.NOT_FOUND,),
+    ),
+    Operation(
+        "GET", _SESSION + "/trace", "trace", "What happened in a session.", access="view", answer=Trace,
+        query=_FORMAT, refusals=(Kind.NOT_FOUND,),
+        more_media=tuple(dict.fromkeys(media for name, media in FORMATS.items() if name != "json")),
+    ),
+    Operation(
+        "GET", _SESSION + "/trace/stream", "follow", "Server-sent events: entries, then ended.",
+        access="view", answer=str, media=_STREAM, refusals=(Kind.NOT_FOUND, Kind.LIMIT),
+    ),
+    Operation("GET", BASE + "/gateways", "gateways", "Every gateway in figures.", access="view", answer=v.Gateways),
+    Operation("GET", BASE + "/listeners", "listeners", "Addresses that are listened on.",
+              access="view", answer=v.Listeners),
+    Operation("GET", BASE + "/peers", "peers", "Who is connected.", access="view", answer=v.PeerPage, query=_PEERS),
+    Operation("GET", BASE + "/breakers", "breakers", "Circuit breakers of backends.",
+              access="view", answer=v.Breakers),
+    Operation("GET", BASE + "/limits", "limits", "Limits, and what is used of them.", access="view", answer=v.Limits),
+    Operation("GET", BASE + "/events", "events", "What happened last.",
+              access="view", answer=v.EventPage, query=_EVENTS),
+    Operation("GET", PANELS, "panels", "Gateways' own pages.", access="view", answer=v.Panels),
+    Operation("GET", BASE + "/config", "configuration", "The configuration in force, secrets masked.",
+              access="operate", answer=v.Configuration),
+    Operation("GET", BASE + "/audit", "audit", "Who ordered what.",
+              access="admin", answer=v.AuditPage, query=(_LIMIT,)),
+    # What can be ordered of the server
+    Operation("POST", BASE + "/drain", "drain", "Take nothing new, finish, stop.",
+              access="admin", status=202, answer=v.Drained),
+    Operation(
+        "POST", BASE + "/reload", "reload", "Read the configuration again.",
+        access="admin", answer=v.Reloaded, refusals=(Kind.BAD_CONFIG,),
     ),
 )  # fmt: skip
 
-_OPEN_PATHS: Final = frozenset({"/healthz", "/readyz"})
+_TAGS: Final = {
+    "open": ("Everybody", "Needs no token."),
+    "view": ("view", "Reads."),
+    "operate": ("operate", "Acts on sessions and gateways."),
+    "admin": ("admin", "Acts on the server."),
+}
+_ID: Final = {"type": "string", "minLength": 1, "maxLength": LONGEST_ID_CHARACTERS}
 
 
-def document() -> dict[str, Any]:
-    """Return the OpenAPI document of all operations."""
-    answers = dict.fromkeys(one.answer for one in OPERATIONS if one.answer is not None)
-    kinds = [*answers, Refusal]
-    schemas, components = msgspec.json.schema_components(kinds, ref_template=_REF)
-    schema_of = dict(zip(kinds, schemas, strict=True))
-    paths: dict[str, dict[str, Any]] = {}
-    for operation in OPERATIONS:
-        paths.setdefault(operation.path, {})[operation.method.lower()] = _described(operation, schema_of)
-    return {
-        "openapi": OPENAPI_VERSION,
-        "info": {"title": "Sojourn", "version": __version__, "summary": "Sessions of a running server."},
-        "paths": paths,
-        "components": {
-            "schemas": components,
-            "securitySchemes": {"token": {"type": "http", "scheme": "bearer"}},
-        },
-    }
+def document(panels: Mapping[str, AdminPanel]) -> dict[str, Any]:
+    """Return the OpenAPI document of all operations, those of the gateways' pages among them."""
+    operations = (*OPERATIONS, *(one for name, panel in panels.items() for one in _of_panel(name, panel)))
+    names = {name for one in operations for name in re.findall(r"\{(\w+)\}", one.path)}
+    return description(
+        Interface(
+            title="Sojourn",
+            summary="What a running server does, and orders to it.",
+            operations=operations,
+            tags=_TAGS,
+            path_schemas=dict.fromkeys(sorted(names), _ID),
+        )
+    )
 
 
-def _described(operation: Operation, schema_of: dict[Any, dict[str, Any]]) -> dict[str, Any]:
-    parameters: list[dict[str, Any]] = [
-        {"name": one.name, "in": "query", "schema": one.schema, "description": one.description}
-        for one in operation.query
-    ]
-    for name in re.findall(r"\{(\w+)\}", operation.path):
-        limits = {"type": "string", "maxLength": LONGEST_ID_CHARACTERS}
-        parameters.insert(0, {"name": name, "in": "path", "required": True, "schema": limits})
-    answer: dict[str, Any] = {"description": operation.summary}
-    if operation.answer is not None:
-        texts = {"schema": {"type": "string"}}
-        values = {"schema": schema_of[operation.answer]}
-        answer["content"] = {media: values if media == _JSON else texts for media in operation.media}
-    refusal = {
-        "description": "Refused.",
-        "content": {"application/problem+json": {"schema": schema_of[Refusal]}},
-    }
-    refusals = operation.refusals if operation.path in _OPEN_PATHS else (*operation.refusals, 401, 403)
-    return {
-        "operationId": operation.handler,
-        "summary": operation.summary,
-        "parameters": parameters,
-        "responses": {str(operation.status): answer, **{str(status): refusal for status in sorted(refusals)}},
-        "security": [] if operation.path in _OPEN_PATHS else [{"token": []}],
-    }
+def described(gateway: str, operation: PanelOperation) -> Operation:
+    """Return an operation of a gateway's page as the API has it."""
+    words = "_".join(re.findall(r"\w+", operation.path))
+    answer = operation.answer
+    return Operation(
+        operation.method,
+        f"{PANELS}/{gateway}{operation.path}",
+        f"{gateway}_{operation.method.lower()}_{words}",
+        operation.summary,
+        access=operation.scope,
+        status=204 if answer is None else 200,
+        answer=answer,
+        body=operation.body,
+        query=tuple(Parameter(*one) for one in operation.query),
+        refusals=(Kind.NOT_FOUND, Kind.CONFLICT, Kind.LIMIT),
+        media=_STREAM if operation.is_stream else "application/json",
+    )
+
+
+def _of_panel(gateway: str, panel: AdminPanel) -> Iterator[Operation]:
+    for operation in panel.operations:
+        yield described(gateway, operation)

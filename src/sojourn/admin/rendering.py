@@ -1,4 +1,4 @@
-"""A trace as plain text or as a Mermaid sequence diagram.
+"""A trace as plain text, as JSON lines, or as a Mermaid sequence diagram.
 
 Knows no gateway: only who said what to whom, and when.
 """
@@ -7,6 +7,9 @@ from __future__ import annotations
 
 import datetime
 import re
+from collections.abc import Iterator
+
+import msgspec
 
 from sojourn.admin.view import SessionRow, Trace, TraceEntry
 
@@ -25,7 +28,7 @@ def trace_text(trace: Trace) -> str:
     ]
     lines += [entry_text(entry, session.started) for entry in trace.entries]
     if session.ended is not None:
-        lines.append(f"ended after {session.ended - session.started:.3f} s: {_outcome(session)}")
+        lines.append(f"ended after {session.ended - session.started:.3f} s: {outcome(session)}")
     return "\n".join(printable(line) for line in lines) + "\n"
 
 
@@ -36,33 +39,65 @@ def entry_text(entry: TraceEntry, started: float) -> str:
     return printable(f"{entry.at - started:+10.3f} s {_ARROWS[entry.kind]} {entry.name}{text}{size}")
 
 
+def trace_jsonl(trace: Trace) -> str:
+    """Write a trace as JSON lines: the session, then one line per entry."""
+    return msgspec.json.Encoder().encode_lines([trace.session, *trace.entries]).decode()
+
+
 def trace_mermaid(trace: Trace) -> str:
     """Write a trace as a Mermaid sequence diagram between the peer and the gateway."""
-    session = trace.session
-    parties = _parties(trace)
-    labels = {session.gateway: f"{session.gateway} {session.id}"}
-    labels |= {name: f"{name} {session.peer}" for name, party in parties.items() if party == "P"}
-    labels[session.peer] = session.peer
-    lines = ["sequenceDiagram"]
-    lines += [
-        f"    participant {party} as {_label(labels.get(name, name))}" for name, party in parties.items()
-    ]
-    for entry in trace.entries:
+    diagram = MermaidLines(trace)
+    lines = [*diagram.head(), *(line for entry in trace.entries for line in diagram.of(entry))]
+    return "\n".join([*lines, *diagram.end(trace.session)]) + "\n"
+
+
+class MermaidLines:
+    """A Mermaid sequence diagram that grows: at any time the lines so far are one.
+
+    Life: made of a trace as it is at the beginning; parties that are met later are declared where they are met.
+    """
+
+    def __init__(self, trace: Trace) -> None:
+        self._session = trace.session
+        self._parties = _parties(trace)
+
+    def head(self) -> Iterator[str]:
+        """Yield the first line and the parties that are known."""
+        yield "sequenceDiagram"
+        for name, party in self._parties.items():
+            yield self._declared(name, party)
+
+    def of(self, entry: TraceEntry) -> Iterator[str]:
+        """Yield the lines of one entry."""
+        for name in ends(entry, self._session):
+            if name not in self._parties:
+                self._parties[name] = f"P{len(self._parties)}"
+                yield self._declared(name, self._parties[name])
+        source, target = (self._parties[name] for name in ends(entry, self._session))
         label = _label(f"{entry.name} {entry.text}".strip())
-        source, target = (parties[name] for name in _ends(entry, session))
         match entry.kind:
             case "in" | "out":
-                lines.append(f"    {source}->>{target}: {label}")
+                yield f"    {source}->>{target}: {label}"
             case "state":
-                lines.append(f"    Note over {source}: {label}")
+                yield f"    Note over {source}: {label}"
             case "error":
-                lines.append(f"    Note over P,S: error - {label}")
-    if session.ended is not None:
-        lines.append(f"    Note over P,S: {_label(_outcome(session))}")
-    return "\n".join(lines) + "\n"
+                yield f"    Note over P,S: error - {label}"
+
+    def end(self, session: SessionRow) -> Iterator[str]:
+        """Yield how the session ended, if it did."""
+        if session.ended is not None:
+            yield f"    Note over P,S: {_label(outcome(session))}"
+
+    def _declared(self, name: str, party: str) -> str:
+        session, label = self._session, name
+        if name == session.gateway:
+            label = f"{name} {session.id}"
+        elif party == "P" and name != session.peer:
+            label = f"{name} {session.peer}"
+        return f"    participant {party} as {_label(label)}"
 
 
-def _outcome(session: SessionRow) -> str:
+def outcome(session: SessionRow) -> str:
     """Say how a session ended, once where state and reason are the same word."""
     return ", ".join(dict.fromkeys(word for word in (session.state, session.reason) if word))
 
@@ -70,12 +105,12 @@ def _outcome(session: SessionRow) -> str:
 def _parties(trace: Trace) -> dict[str, str]:
     """Return short names for all who speak: S the gateway, P the peer, and P2, P3 ... where there are more."""
     gateway = trace.session.gateway
-    names = [name for entry in trace.entries for name in _ends(entry, trace.session)]
+    names = [name for entry in trace.entries for name in ends(entry, trace.session)]
     peers = [name for name in dict.fromkeys(names) if name != gateway] or [trace.session.peer]
     return {name: f"P{number if number > 1 else ''}" for number, name in enumerate(peers, 1)} | {gateway: "S"}
 
 
-def _ends(entry: TraceEntry, session: SessionRow) -> tuple[str, str]:
+def ends(entry: TraceEntry, session: SessionRow) -> tuple[str, str]:
     """Return who said an entry to whom; where nobody told, it is the peer and the gateway."""
     is_in, is_out = entry.kind == "in", entry.kind == "out"
     source = entry.source or (session.peer if is_in else session.gateway)

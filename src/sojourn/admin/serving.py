@@ -16,10 +16,16 @@ from typing import final
 
 from aiohttp import web
 
-from sojourn.admin.api import Access, build_app
+from sojourn.admin.access import Access
+from sojourn.admin.api import Parts, build_app
+from sojourn.admin.audit import Audit
 from sojourn.admin.config import AdminSettings
+from sojourn.admin.pages import Pages
+from sojourn.admin.streams import Streams
 from sojourn.admin.view import ServerView
+from sojourn.core.panel import Scope
 from sojourn.errors import ConfigError, Problem
+from sojourn.web.front import Rates
 
 _BACKLOG_COUNT = 64
 _SHUTDOWN_TIMEOUT_S = 2.0
@@ -53,13 +59,39 @@ class AdminServer:
         self._settings = settings
         self.control = control
         self._inode = 0
-        self._local = web.AppRunner(
-            build_app(view, None), access_log=None, shutdown_timeout=_SHUTDOWN_TIMEOUT_S
+        self._parts = Parts(
+            view,
+            settings,
+            Access(settings),
+            Rates(settings.browsers.attempts),
+            Audit(view, settings.audit_entries_count),
+            Streams(view, settings.streams),
+            Pages(view),
+            lambda: self.url,
         )
-        access = Access(settings.token, settings.metrics_without_token)
-        self._remote = web.AppRunner(
-            build_app(view, access), access_log=None, shutdown_timeout=_SHUTDOWN_TIMEOUT_S
+        self._local, self._remote = (
+            web.AppRunner(
+                build_app(self._parts, is_local=is_local),
+                access_log=None,
+                shutdown_timeout=_SHUTDOWN_TIMEOUT_S,
+            )
+            for is_local in (True, False)
         )
+
+    @property
+    def url(self) -> str:
+        """Return where browsers find the dashboard; empty where no address is listened on."""
+        if not self.address:
+            return ""
+        origins = self._settings.browsers.origins
+        return origins[0] if origins else f"http://{self.address}"
+
+    def login_link(self, name: str = "browser", scope: Scope = "admin") -> str:
+        """Make a link that lets one browser in, once; empty where no address is listened on."""
+        if not self.url:
+            return ""
+        secret, _ = self._parts.access.new_link(name, scope)
+        return f"{self.url}/login#{secret}"
 
     async def start(self) -> None:
         """Open the listeners; :attr:`address` says afterwards which TCP port was taken.
@@ -76,6 +108,7 @@ class AdminServer:
 
     async def stop(self) -> None:
         """Close the listeners, let requests finish for two seconds, and take the socket's file away."""
+        self._parts.streams.close()
         await self._remote.cleanup()
         await self._local.cleanup()
         with contextlib.suppress(OSError):

@@ -5,12 +5,17 @@ Knows no gateway by name, no socket and no HTTP; who puts the parts together imp
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Literal, Protocol
+from collections.abc import Coroutine, Mapping
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import msgspec
 
 from sojourn.core.panel import AdminPanel
+from sojourn.core.report import BreakerRow, EventRow, LimitRow, ListenerRow, PeerRow
+from sojourn.core.watch import Mark
+
+if TYPE_CHECKING:
+    from sojourn.admin.values import Overview, OverviewTick
 
 State = Literal["open", "finished", "failed"]
 Kind = Literal["in", "out", "state", "error"]
@@ -86,6 +91,50 @@ class Health(msgspec.Struct, frozen=True, kw_only=True):
     parts: dict[str, str] = {}
 
 
+class EventQuery(msgspec.Struct, frozen=True, kw_only=True):
+    """Which events are asked for.
+
+    Shape: ``level`` is the least important one, ``kind`` how the kind's name begins, ``search`` part of anything.
+    """
+
+    level: str = ""
+    kind: str = ""
+    search: str = ""
+    limit: int = 100
+
+
+class Growth(msgspec.Struct, frozen=True, kw_only=True):
+    """What was added to a trace between two looks, oldest first, and the session as it is now."""
+
+    session: SessionRow
+    entries: tuple[TraceEntry, ...]
+    has_gap: bool = False
+
+
+class Follower(Protocol):
+    """Somebody who follows one session. ``pause_s`` is how long to wait between two looks."""
+
+    pause_s: float
+
+    async def look(self) -> Growth | None:
+        """Return what was added since the last look, at the first one all that there is; None: it is forgotten."""
+
+
+class News(msgspec.Struct, frozen=True, kw_only=True):
+    """What has happened since the last look: sessions and events, oldest first, and how many are not among them.
+
+    Then: hand ``marks`` in with the next look.
+    """
+
+    marks: Mapping[str, Mark]
+    opened: tuple[SessionRow, ...] = ()
+    ended: tuple[SessionRow, ...] = ()
+    events: tuple[EventRow, ...] = ()
+    more_opened: int = 0
+    more_ended: int = 0
+    more_events: int = 0
+
+
 class ServerView(Protocol):
     """A running server, as far as operators may look and reach.
 
@@ -107,8 +156,41 @@ class ServerView(Protocol):
     async def close_session(self, session_id: str) -> bool:
         """End an open session with its protocol's own farewell; return whether there was one."""
 
+    async def follow(self, session_id: str) -> Follower | None:
+        """Return what looks at a session's trace again and again, or None if there is no such session."""
+
+    async def news(self, marks: Mapping[str, Mark], sessions_limit: int, events_limit: int) -> News:
+        """Return what has happened since ``marks``; nothing for whom there is none, but a mark."""
+
+    async def overview(self) -> Overview:
+        """Return the server in figures, with their last minute."""
+
+    async def second(self) -> OverviewTick:
+        """Return the server in figures, those of the last second."""
+
+    async def listeners(self) -> list[ListenerRow]:
+        """Return every address that is listened on."""
+
+    async def peers(self, gateway: str, search: str, limit: int) -> tuple[list[PeerRow], int]:
+        """Return who is connected, those with most connections first, and how many peers did not fit."""
+
+    async def breakers(self) -> list[BreakerRow]:
+        """Return every circuit breaker, those that are not closed first."""
+
+    async def limits(self) -> list[LimitRow]:
+        """Return every limit with what is used of it."""
+
+    async def events(self, query: EventQuery) -> list[EventRow]:
+        """Return the events that fit, newest first."""
+
     def panels(self) -> Mapping[str, AdminPanel]:
         """Return the pages of the gateways that have one, by gateway."""
+
+    def configuration(self) -> str:
+        """Return the configuration in force as TOML, secrets masked."""
+
+    def spawn(self, work: Coroutine[Any, Any, None]) -> object:
+        """Run ``work`` in a task that ends with the server at the latest."""
 
     async def metrics_text(self) -> str:
         """Return all metrics in Prometheus' text format, those of other workers among them."""

@@ -16,6 +16,7 @@ import aiohttp
 import msgspec
 
 from sojourn.admin.serving import stranger_of
+from sojourn.admin.values import LoginLink
 from sojourn.admin.view import Page, SessionRow, Trace
 from sojourn.errors import BackendUnavailable, ConfigError, Problem
 
@@ -82,6 +83,11 @@ class ControlClient:
         """Return what was recorded of a session."""
         body = await self._ask("GET", f"/api/v1/sessions/{session_id}/trace")
         return None if body is None else _decode(body, Trace)
+
+    async def login_link(self, name: str, scope: str) -> LoginLink:
+        """Return a new link that lets a browser in, once."""
+        body = msgspec.json.encode({"name": name, "scope": scope})
+        return _decode(await self._expect("POST", "/api/v1/login-links", body=body), LoginLink)
 
     async def order(self, what: Literal["drain", "reload"]) -> None:
         """Give an order. Raises: ConfigError if a reload found problems."""

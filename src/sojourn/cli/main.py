@@ -45,6 +45,7 @@ app.add_typer(token.app, name="token")
 app.add_typer(itv2.app, name="itv2")
 app.add_typer(simulate.app, name="simulate")
 app.command()(sessions.trace)
+app.command("login-link")(sessions.login_link)
 app.command()(sessions.drain)
 app.command()(sessions.reload)
 

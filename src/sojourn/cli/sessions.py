@@ -16,7 +16,9 @@ import typer
 from rich.console import Console
 from rich.live import Live
 
-from sojourn.admin.rendering import entry_text, trace_mermaid, trace_text
+from sojourn.admin.core_view import unseen
+from sojourn.admin.rendering import MermaidLines, entry_text, trace_mermaid, trace_text
+from sojourn.admin.values import LoginLink
 from sojourn.admin.view import Page, SessionRow, Trace, TraceEntry
 from sojourn.cli.control import ControlClient
 from sojourn.cli.options import ConfigOption, SocketOption, find_socket
@@ -24,6 +26,7 @@ from sojourn.cli.output import (
     BAD_USAGE,
     FAILED,
     print_error,
+    print_note,
     print_problems,
     print_table,
     print_text,
@@ -45,6 +48,14 @@ class State(StrEnum):
     OPEN = "open"
     FINISHED = "finished"
     FAILED = "failed"
+
+
+class Scope(StrEnum):
+    """What a browser may."""
+
+    VIEW = "view"
+    OPERATE = "operate"
+    ADMIN = "admin"
 
 
 GatewayOption = Annotated[str, typer.Option(help="Only of this gateway.")]
@@ -147,20 +158,46 @@ def trace(
     config: ConfigOption = None,
 ) -> None:
     """Print what happened in a session."""
-    if follow and (mermaid or as_json):
-        raise typer.BadParameter("--follow prints text only")
+    if follow and as_json:
+        raise typer.BadParameter("--follow prints text or Mermaid")
     path = find_socket(socket, config)
     with contextlib.suppress(KeyboardInterrupt):
-        found = asyncio.run(_follow(path, session_id) if follow else _trace(path, session_id))
+        if follow:
+            found = asyncio.run(_follow(path, session_id, is_mermaid=mermaid))
+        else:
+            found = asyncio.run(_trace(path, session_id))
         if found is None:
             print_error(_UNKNOWN, _LIST_THEM)
             raise typer.Exit(FAILED)
+        if follow:
+            return
         if mermaid:
             print_text(trace_mermaid(found))
         elif as_json:
             print_text(msgspec.json.encode(found).decode())
-        elif not follow:
+        else:
             print_text(trace_text(found))
+
+
+def login_link(
+    *,
+    name: Annotated[str, typer.Option(help="Whose browser it is, as the audit log calls it.")] = "browser",
+    scope: Annotated[Scope, typer.Option(help="What the browser may.")] = Scope.ADMIN,
+    socket: SocketOption = None,
+    config: ConfigOption = None,
+) -> None:
+    """Print a link that lets one browser into the dashboard, once."""
+
+    async def ask() -> LoginLink:
+        async with ControlClient(find_socket(socket, config)) as server:
+            return await server.login_link(name, scope.value)
+
+    link = asyncio.run(ask())
+    if not link.url:
+        print_error("the server listens nowhere for browsers", "set [admin] address")
+        raise typer.Exit(FAILED)
+    print_text(link.url)
+    print_note(f"works once, for {max(0.0, link.expires_at - time.time()):.0f} seconds")
 
 
 def drain(socket: SocketOption = None, config: ConfigOption = None) -> None:
@@ -180,14 +217,6 @@ def reload(socket: SocketOption = None, config: ConfigOption = None) -> None:
     print_text("the new configuration is in force")
 
 
-def unseen(before: tuple[TraceEntry, ...], now: tuple[TraceEntry, ...]) -> tuple[TraceEntry, ...]:
-    """Return the entries that came between two looks at one ring, which forgets its oldest."""
-    for kept in range(min(len(before), len(now)), 0, -1):
-        if before[-kept:] == now[:kept]:
-            return now[kept:]
-    return now
-
-
 async def _page(socket: Path, query: dict[str, str]) -> Page:
     async with ControlClient(socket) as server:
         return await server.list_sessions(query)
@@ -198,14 +227,22 @@ async def _trace(socket: Path, session_id: str) -> Trace | None:
         return await server.trace(session_id)
 
 
-async def _follow(socket: Path, session_id: str) -> Trace | None:
+async def _follow(socket: Path, session_id: str, *, is_mermaid: bool) -> Trace | None:
+    """Print what happens until the session ends; as Mermaid, what is printed is a diagram at any time."""
     seen: tuple[TraceEntry, ...] = ()
+    lines: MermaidLines | None = None
     async with ControlClient(socket) as server:
         while (now := await server.trace(session_id)) is not None:
+            if is_mermaid and lines is None:
+                lines = MermaidLines(now)
+                print_text("\n".join(lines.head()))
             for entry in unseen(seen, now.entries):
-                print_text(entry_text(entry, now.session.started))
+                for line in lines.of(entry) if lines else [entry_text(entry, now.session.started)]:
+                    print_text(line)
             seen = now.entries
             if now.session.ended is not None:
+                if lines is not None:
+                    print_text("\n".join(lines.end(now.session)))
                 return now
             await asyncio.sleep(_FOLLOW_INTERVAL_S)
     return None

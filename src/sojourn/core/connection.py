@@ -282,7 +282,6 @@ class Connection(asyncio.Protocol):
         if session is None:
             table = self.table
             if self._finds_none and table.mode == _MULTI and len(self._live) < table.limit:
-                table.opened += 1
                 session = self.new_session(key)
             else:
                 opened = self._open(key, packet)
@@ -326,10 +325,10 @@ class Connection(asyncio.Protocol):
         if why is not None:
             self._refuse(packet, why)
             return None
-        table.opened += 1
         if self.gateway.find_session is not None:
             known = self.gateway.find_session(self, key)
             if known is not None:
+                table.opened += 1
                 known.move(self)
                 self._live[key] = known
                 return known
@@ -352,6 +351,7 @@ class Connection(asyncio.Protocol):
         records = self._records
         now = self.now if records else self.clock()
         timeout_s = gateway.session_timeout_s
+        self.table.opened += 1
         session = self._live[key] = gateway.session_class(
             self,
             None,

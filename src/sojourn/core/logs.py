@@ -77,7 +77,7 @@ class LogView:
                 name = ""
             else:
                 last = None
-                name = f"{session.gateway.name}-{session.number:x}"  # session.id, without the call
+                name = session.id
             if int(event.at * 1000) != tick:  # events of one millisecond share its stamp
                 tick = int(event.at * 1000)
                 at = datetime.fromtimestamp(event.at + offset, UTC)

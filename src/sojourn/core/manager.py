@@ -15,6 +15,7 @@ from sojourn.core.connection import Connection
 from sojourn.core.events import EventKind
 from sojourn.core.peer import Peer
 from sojourn.core.rate import TokenBucket
+from sojourn.core.rates import Counts
 from sojourn.core.session import Reason, raised_at
 from sojourn.errors import LimitExceeded, SojournError
 
@@ -68,7 +69,8 @@ class ConnectionManager:
         """Sessions that outlive their connection and have none at the moment."""
         self.is_draining = False
         self._packets_in = self._packets_out = 0
-        self._sessions_opened = self.sessions_refused = 0
+        self._bytes_in = self._bytes_out = 0
+        self._sessions_opened = self.sessions_refused = self.sessions_failed = 0
         self.connections_opened = self.connections_refused = self.send_errors = 0
         self._per_peer: Counter[str] = Counter()
         self._reserved_count = 0
@@ -167,6 +169,8 @@ class ConnectionManager:
         self._sessions_opened += connection.table.opened
         self._packets_in += connection.packets_in
         self._packets_out += connection.packets_out
+        self._bytes_in += connection.bytes_in
+        self._bytes_out += connection.bytes_out
         self._leave(connection.peer.address)
         if not self.connections:
             self._empty.set()
@@ -229,6 +233,17 @@ class ConnectionManager:
                     yield session
         yield from tuple(self.detached)
 
+    def sessions_after(self, number: int) -> list[Session]:
+        """Return live sessions with a higher number, each once; cheaper than ``sessions`` where most are older."""
+        found = {
+            session.number: session
+            for connection in self.connections
+            for session in connection.table.live.values()
+            if session.number > number
+        }
+        found |= {session.number: session for session in self.detached if session.number > number}
+        return list(found.values())
+
     @property
     def sessions_opened(self) -> int:
         """Return how many sessions were opened."""
@@ -244,6 +259,35 @@ class ConnectionManager:
     def packets_out(self) -> int:
         """Return how many packets were written."""
         return self._packets_out + sum(connection.packets_out for connection in self.connections)
+
+    def counts(self) -> Counts:
+        """Return all that is counted, in one pass over the connections."""
+        live, opened = len(self.detached), self._sessions_opened + self._detached_opened
+        packets_in, packets_out = self._packets_in, self._packets_out
+        bytes_in, bytes_out = self._bytes_in, self._bytes_out
+        for connection in self.connections:
+            table = connection.table
+            live += len(table.live)
+            opened += table.opened
+            packets_in += connection.packets_in
+            packets_out += connection.packets_out
+            bytes_in += connection.bytes_in
+            bytes_out += connection.bytes_out
+        return Counts(
+            sessions_open=live,
+            connections=len(self.connections),
+            sessions_opened=opened,
+            sessions_failed=self.sessions_failed,
+            packets_in=packets_in,
+            packets_out=packets_out,
+            bytes_in=bytes_in,
+            bytes_out=bytes_out,
+        )
+
+    @property
+    def connections_per_peer_count(self) -> int:
+        """Return how many connections the address has that has most."""
+        return max(self._per_peer.values(), default=0)
 
     @property
     def task_count(self) -> int:

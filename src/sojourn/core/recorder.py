@@ -108,10 +108,18 @@ class Recorder:
             while ring and now - ring[0].ended_at > keep_s:
                 ring.popleft()
 
+    def finished(self) -> Iterator[Session]:
+        """Yield sessions that ended well, newest first."""
+        return reversed(tuple(self._finished))
+
+    def failed(self) -> Iterator[Session]:
+        """Yield sessions that failed, newest first."""
+        return reversed(tuple(self._failed))
+
     def ended(self) -> Iterator[tuple[Session, bool]]:
         """Yield ended sessions and whether they failed, newest first."""
-        failed = ((session, True) for session in reversed(tuple(self._failed)))
-        finished = ((session, False) for session in reversed(tuple(self._finished)))
+        failed = ((session, True) for session in self.failed())
+        finished = ((session, False) for session in self.finished())
         yield from heapq.merge(failed, finished, key=lambda pair: -pair[0].ended_at)
 
 

@@ -5,14 +5,14 @@ Makes frozen copies when asked; costs the hot path nothing. Knows no protocol.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from operator import attrgetter
 from typing import TYPE_CHECKING
 
 import msgspec
 
-from sojourn.core.recorder import Direction
-from sojourn.core.session import Reason, Session
+from sojourn.core.recorder import Direction, Entry
+from sojourn.core.session import Reason, Session, is_failure
 
 if TYPE_CHECKING:
     from sojourn.core.server import Server
@@ -87,72 +87,83 @@ class Registry:
             yield snapshot
 
     def _all(self, state: str) -> Iterator[SessionSnapshot]:
-        server = self._server
-        now, unix_time = server.clock(), server.events.unix_time
         if state in ("", "live"):
             for session in sorted(self.live(), key=attrgetter("started"), reverse=True):
-                yield SessionSnapshot(
-                    id=session.id,
-                    gateway=session.gateway.name,
-                    peer=str(session.connection.peer),
-                    about=session.about,
-                    state="live",
-                    reason="",
-                    started=unix_time(session.started),
-                    ended=0.0,
-                    age_s=now - session.started,
-                    entries=len(session.trace or ()),
-                )
+                yield self.snapshot(session)
         if state == "live":
             return
-        for session, failed in server.recorder.ended():
-            row_state = "failed" if failed else "ended"
-            if state in ("", row_state):
-                yield SessionSnapshot(
-                    id=session.id,
-                    gateway=session.gateway.name,
-                    peer=str(session.connection.peer),
-                    about=session.about,
-                    state=row_state,
-                    reason=session.ended,
-                    started=unix_time(session.started),
-                    ended=unix_time(session.ended_at),
-                    age_s=session.ended_at - session.started,
-                    entries=len(session.trace or ()),
-                )
+        for session, failed in self._server.recorder.ended():
+            if state in ("", "failed" if failed else "ended"):
+                yield self.snapshot(session)
+
+    def snapshot(self, session: Session) -> SessionSnapshot:
+        """Return a session as it is now."""
+        unix_time = self._server.events.unix_time
+        now = self._server.clock()
+        # Whatever the recorder does not keep has no moment of its end.
+        ended_at = (session.ended_at or now) if session.ended else 0.0
+        state = "live"
+        if session.ended:
+            state = "failed" if is_failure(session.ended) else "ended"
+        return SessionSnapshot(
+            id=session.id,
+            gateway=session.gateway.name,
+            peer=str(session.connection.peer),
+            about=session.about,
+            state=state,
+            reason=session.ended,
+            started=unix_time(session.started),
+            ended=unix_time(ended_at) if ended_at else 0.0,
+            age_s=(ended_at or now) - session.started,
+            entries=len(session.trace or ()),
+        )
 
     def find(self, session_id: str) -> SessionSnapshot | None:
         """Return the session of this id, live or ended, or None."""
-        return next((one for one in self._all("") if one.id == session_id), None)
+        session = self.session(session_id)
+        return None if session is None else self.snapshot(session)
 
     def recorded(self, session_id: str) -> Recorded | None:
         """Return the session of this id with what happened in it, live or ended, or None."""
-        snapshot, entries = self.find(session_id), self.trace(session_id)
-        return None if snapshot is None or entries is None else (snapshot, entries)
+        session = self.session(session_id)
+        return (
+            None if session is None else (self.snapshot(session), self.in_words(session, session.trace or ()))
+        )
+
+    def session(self, session_id: str) -> Session | None:
+        """Return the session of this id itself, live or ended, or None."""
+        gateway, _, digits = session_id.rpartition("-")
+        manager = self._server.managers.get(gateway)
+        try:
+            number = int(digits, 16)
+        except ValueError:
+            return None
+        if manager is None:
+            return None
+        # The number first: an id is made for each session that is asked for one, and there may be thousands.
+        live = (one for one in manager.sessions_after(number - 1) if one.number == number)
+        ended = (one for one, _ in self._server.recorder.ended() if one.number == number)
+        return next((one for one in (*live, *ended) if one.id == session_id), None)
 
     def close(self, session_id: str) -> bool:
         """End a live session; False if there is none of this id."""
-        for session in self.live():
-            if session.id == session_id:
-                session.close(Reason.CLOSED)
-                return True
-        return False
+        session = self.session(session_id)
+        if session is None or session.ended:
+            return False
+        session.close(Reason.CLOSED)
+        return True
 
     def trace(self, session_id: str) -> list[TraceEntry] | None:
         """Return what happened in a session, oldest first, or None if it is not known (any more)."""
-        for session in self.live():
-            if session.id == session_id:
-                return self._entries(session)
-        for session, _ in self._server.recorder.ended():
-            if session.id == session_id:
-                return self._entries(session)
-        return None
+        session = self.session(session_id)
+        return None if session is None else self.in_words(session, session.trace or ())
 
     @staticmethod
-    def _entries(session: Session) -> list[TraceEntry]:
+    def in_words(session: Session, ring: Iterable[Entry]) -> list[TraceEntry]:
+        """Return entries of a session's ring as people read them."""
         gateway, started = session.gateway, session.started
         entries = []
-        for entry in session.trace or ():
+        for entry in ring:
             at, direction, size, _ = entry
             name, text = gateway.words_for(entry)
             source, target = gateway.parties(session, direction)

@@ -24,6 +24,7 @@ from sojourn.core.loop import run, settle
 from sojourn.core.manager import ConnectionManager
 from sojourn.core.memory import PREFIX, MemoryListener
 from sojourn.core.offload import OffloadPool
+from sojourn.core.rates import Rates
 from sojourn.core.recorder import Recorder
 from sojourn.core.registry import Registry
 from sojourn.core.session import raised_at
@@ -40,6 +41,7 @@ from sojourn.errors import ConfigError, SojournError
 if TYPE_CHECKING:
     from sojourn.core.clock import Clock
     from sojourn.core.gateway import Gateway
+    from sojourn.core.panel import AdminPanel
 
 SERVER_STARTED = EventKind("server.started", ("gateways",))
 SERVER_DRAINING = EventKind("server.draining", ("cause",))
@@ -65,6 +67,8 @@ DRAIN_LEAST_S = 1.0
 """What a drain has of its time, however long the leave before it took."""
 TICK_S = 0.1
 """How long an event waits for its log line at most."""
+SAMPLE_TICKS_COUNT = 10
+"""Counters are sampled at every so many ticks, once a second."""
 SWEEP_TICKS_COUNT = 5
 """Deadlines are looked at every so many ticks, so that they are kept to half a second."""
 
@@ -94,6 +98,11 @@ class Server:
         self.registry = Registry(self)
         self.gateways: dict[str, Gateway] = {}
         self.managers: dict[str, ConnectionManager] = {}
+        self.rates = Rates(self.managers)
+        self.panels: dict[str, AdminPanel] = {}
+        """The pages of the gateways that have one."""
+        self.started_at = 0.0
+        """When the server was ready, in monotonic seconds; 0 = it was not yet."""
         self.listeners: list[Listener | MemoryListener] = []
         self.is_ready = False
         self._on_reload = on_reload
@@ -136,6 +145,8 @@ class Server:
         try:
             for gateway, listeners in self._to_listen:
                 await gateway.start(self)
+                if (panel := gateway.panel()) is not None:
+                    self.panels[gateway.name] = panel
                 manager = ConnectionManager(
                     gateway, loop=loop, clock=self.clock, next_number=self._next_number
                 )
@@ -146,6 +157,8 @@ class Server:
             await self.stop(timeout_s=0)
             raise
         self._ticker = loop.create_task(self._tick())
+        self.started_at = self.clock()
+        self.rates.sample(self.started_at)
         self.is_ready = True
         self.events.emit(SERVER_STARTED, None, ", ".join(self.gateways))
 
@@ -173,6 +186,8 @@ class Server:
             try:
                 if ticks % SWEEP_TICKS_COUNT == 0:
                     self.sweep()
+                if ticks % SAMPLE_TICKS_COUNT == 0:
+                    self.rates.sample(self.clock())
             except Exception as error:  # noqa: BLE001 - a gateway's bug must not stop every deadline of the server
                 self.events.emit(LOOP_ERROR, None, "the sweep failed", type(error).__name__)
             self.recorder.refill(self.clock())

@@ -78,6 +78,11 @@ _CANCELLING = frozenset(
 _QUIET = frozenset({Reason.FINISHED, Reason.ABORTED, Reason.CONNECTION_LOST, Reason.CLOSED, Reason.DRAINED})
 
 
+def is_failure(reason: str) -> bool:
+    """Say whether a session that ended for ``reason`` failed."""
+    return reason not in _QUIET
+
+
 def reason_of(error: BaseException) -> str:
     """Return the reason that stands for ``error`` at the end of a session."""
     match error:
@@ -486,10 +491,13 @@ class Session(msgspec.Struct, eq=False):
         if self.pending is not None:
             self.pending.fail_all(ConnectionLost(reason))
         self.inbox = None
+        has_failed = reason not in _QUIET
+        if has_failed:
+            connection.manager.sessions_failed += 1
         if self.trace is not None:
             recorder = connection.recorder
             self.ended_at = connection.now
-            if reason not in _QUIET:
+            if has_failed:
                 recorder.keep_failed(self)
             elif recorder.quota:
                 recorder.quota -= 1

@@ -166,7 +166,9 @@ def _responses(operation: Operation, schema_of: dict[Any, dict[str, Any]]) -> di
     if operation.answer is not None:
         # What an event stream carries has no schema in OpenAPI 3.1; its events' data is told by the summary.
         is_stream = operation.media == "text/event-stream"
-        content = {"content": {operation.media: {} if is_stream else {"schema": schema_of[operation.answer]}}}
+        texts = {media: {"schema": {"type": "string"}} for media in operation.more_media}
+        schema = {} if is_stream else {"schema": schema_of[operation.answer]}
+        content = {"content": {operation.media: schema, **texts}}
     responses: dict[str, Any] = {str(operation.status): {"description": operation.summary, **content}}
     if operation.status in {201, 202} and operation.method != "DELETE" and not operation.alias_of:
         responses[str(operation.status)]["headers"] = {"Location": {"schema": {"type": "string"}}}

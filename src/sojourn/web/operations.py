@@ -37,7 +37,8 @@ class Operation(NamedTuple):
 
     ``access`` is who may: "open" is everybody. ``handler`` is the name of the method that serves it; ``others`` are
     more statuses of success; ``key`` says whether an Idempotency-Key is wanted; ``alias_of`` names the operation of
-    ours that an old path stands for. A body that ``may_be_absent`` has only fields with defaults.
+    ours that an old path stands for. A body that ``may_be_absent`` has only fields with defaults. ``more_media`` are
+    other types, all of them texts, that the answer may have.
     """
 
     method: Literal["GET", "POST", "PUT", "DELETE"]
@@ -55,3 +56,4 @@ class Operation(NamedTuple):
     media: str = "application/json"
     alias_of: str = ""
     may_be_absent: bool = False
+    more_media: tuple[str, ...] = ()

@@ -105,7 +105,7 @@ def test_a_session_ends_by_rest(lab, run):
                 assert answer.status == 204
             assert (await ana.hear("ended"))["reason"] == "user"
             assert await ana.end() == 4009
-            await soon(lambda: not pod.gateway._spawner._services)
+            await soon(lambda: not pod.gateway.spawner._services)
             async with http.get(f"{pod.url}/v1/sessions/{session}") as answer:
                 row = await answer.json()
             assert (row["state"], row["ended_reason"]) == ("ended", "user")
@@ -193,7 +193,7 @@ def test_a_session_without_connection_ends_after_a_while_and_its_simulator_with_
             async with joined(http, pod) as ana:
                 await ana.start()
                 session = ana.welcome["session"]
-            store, spawner = pod.gateway.store, pod.gateway._spawner
+            store, spawner = pod.gateway.store, pod.gateway.spawner
             await becomes(pod, session, state="detached")
             clock.ahead_s += 11
             clock.wall_ahead_s += 890

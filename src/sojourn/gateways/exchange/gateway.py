@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal
 import sojourn
 from sojourn.core.events import EventKind
 from sojourn.core.gateway import Gateway
+from sojourn.core.panel import AdminPanel, Trouble
 from sojourn.core.recorder import Direction
 from sojourn.core.router import Router
 from sojourn.core.session import raised_at
@@ -38,6 +39,7 @@ from sojourn.gateways.exchange.idempotency import Once
 from sojourn.gateways.exchange.lifecycle import EndReason
 from sojourn.gateways.exchange.memory_bus import open_bus
 from sojourn.gateways.exchange.messages import Close
+from sojourn.gateways.exchange.panel import ExchangePanel
 from sojourn.gateways.exchange.pod_commands import PodCommands
 from sojourn.gateways.exchange.room_simulators import RoomSimulators
 from sojourn.gateways.exchange.services import LogBounds, PodServices
@@ -87,6 +89,12 @@ REQUEST_BROKE: Final = EventKind("exchange.request_broke", ("route", "error", "w
 State = Literal["ok", "degraded", "down"]
 DATABASE: Final = "database"
 SIMULATORS: Final = "simulators"
+_BACKENDS: Final = {
+    "database": "The database of sessions",
+    "bus": "What connects the pods",
+    "auth": "The check of tokens",
+    "simulators": "The place where simulators run",
+}
 RETIRE_S: Final = 1.0
 """How long it may take to tell the other pods that this one is gone."""
 LEAVE_MARGIN_S: Final = 4.0
@@ -123,7 +131,7 @@ class ExchangeGateway(Gateway):
     http: HttpServer
     front: Front
     service: PodService
-    _spawner: Spawner
+    spawner: Spawner
 
     def __init__(self, settings: ExchangeSettings, wall: Callable[[], float] = time.time) -> None:
         self.config = settings
@@ -151,7 +159,7 @@ class ExchangeGateway(Gateway):
         self.store = PostgresStore(
             self.backends.store(), lambda: datetime.fromtimestamp(self._wall(), UTC), server.clock
         )
-        self._spawner = _make_spawner(settings, self.store)
+        self.spawner = _make_spawner(settings, self.store)
         self._put_together()
         self.spawn(self.bus.run())
         await self.auth.start()
@@ -168,7 +176,7 @@ class ExchangeGateway(Gateway):
         backends = self.backends
         simulator_keeper = SimulatorKeeper(
             self.store,
-            {settings.simulators.driver: self._spawner},
+            {settings.simulators.driver: self.spawner},
             pod=self.pod,
             owner_timeout_s=settings.simulators.owner_timeout_s,
             backoff=self._backoff,
@@ -226,7 +234,7 @@ class ExchangeGateway(Gateway):
         self.housekeeping = Housekeeping(
             self.services,
             self.keeper,
-            self._spawner,
+            self.spawner,
             announcer=announcer,
             door=self.door,
             settings=lambda: self.config,
@@ -265,7 +273,7 @@ class ExchangeGateway(Gateway):
     async def _open_all(self) -> None:
         """Open database and driver. Raises: ConfigError."""
         await self._open(DATABASE, self.store.start)
-        await self._open(SIMULATORS, self._spawner.open)
+        await self._open(SIMULATORS, self.spawner.open)
 
     async def _begin(self) -> None:
         """Wait for what is away, then do what a pod does."""
@@ -317,7 +325,7 @@ class ExchangeGateway(Gateway):
                 work.cancel()
             await asyncio.gather(*works, return_exceptions=True)
         if SIMULATORS in self._opened:
-            await self._spawner.close()
+            await self.spawner.close()
         for part in ("auth", "store", "backends"):
             if hasattr(self, part):
                 await getattr(self, part).stop()
@@ -440,6 +448,19 @@ class ExchangeGateway(Gateway):
         return {Direction.IN: (client, self.name), Direction.OUT: (self.name, client)}.get(
             direction, (self.name, self.name)
         )
+
+    def panel(self) -> AdminPanel:
+        """Return the page with sessions, markets, simulators and pods."""
+        return ExchangePanel(self).panel()
+
+    def troubles(self) -> Iterable[Trouble]:
+        """Yield backends that are away."""
+        if not hasattr(self, "front"):
+            return
+        for name, state in self.checks().items():
+            if state != "ok":
+                severity: Literal["error", "warning"] = "error" if state == "down" else "warning"
+                yield Trouble(severity, f"{_BACKENDS[name]} is {state}", link="#/gateways/exchange")
 
     def counters(self) -> Iterable[tuple[str, dict[str, str], float]]:
         """Yield figures of sessions, links, backends, requests and tokens."""

@@ -19,11 +19,20 @@ import msgspec
 from sojourn.core.events import EventKind
 from sojourn.core.gateway import Gateway
 from sojourn.core.listener import HANDSHAKE_FAILED
+from sojourn.core.panel import AdminPanel, Trouble
 from sojourn.core.recorder import Direction
 from sojourn.core.session import Session, in_words, raised_at
 from sojourn.core.table import Mode
 from sojourn.errors import BackendUnavailable, LimitExceeded, ProtocolError
-from sojourn.gateways.postgres import cancel, console_tables, dial, login, occupied, wire
+from sojourn.gateways.postgres import (
+    cancel,
+    console_tables,
+    dial,
+    incident_tables,
+    login,
+    occupied,
+    wire,
+)
 from sojourn.gateways.postgres.access import Access
 from sojourn.gateways.postgres.auth import SHARED_KEYS, Credentials
 from sojourn.gateways.postgres.client_deadlines import ClientDeadlines
@@ -31,10 +40,12 @@ from sojourn.gateways.postgres.client_routing import RoutingPolicy
 from sojourn.gateways.postgres.client_session import ClientSession
 from sojourn.gateways.postgres.clusters import ClusterRoom
 from sojourn.gateways.postgres.console_door import ConsoleDoor
+from sojourn.gateways.postgres.console_view import EngineView
 from sojourn.gateways.postgres.first_report import first_report
 from sojourn.gateways.postgres.ident import IdentMaps
 from sojourn.gateways.postgres.messages import SQLSTATE, Refusal
 from sojourn.gateways.postgres.owed import text_of
+from sojourn.gateways.postgres.panel import PostgresPanel
 from sojourn.gateways.postgres.pools import Pools
 from sojourn.gateways.postgres.query_log import QueryLog, shown
 from sojourn.gateways.postgres.reported import Reported
@@ -42,6 +53,7 @@ from sojourn.gateways.postgres.routing import Rule
 from sojourn.gateways.postgres.statements import StatementTable
 from sojourn.gateways.postgres.states import ClientState
 from sojourn.gateways.postgres.stream import NoFraming, router
+from sojourn.gateways.postgres.workers_view import WorkersView
 
 if TYPE_CHECKING:
     from sojourn.core.connection import Connection
@@ -453,6 +465,18 @@ class PostgresGateway(Gateway):
         return {Direction.IN: (theirs, self.name), Direction.OUT: (self.name, theirs)}.get(
             direction, (self.name, self.name)
         )
+
+    def panel(self) -> AdminPanel:
+        """Return the page with clusters, pools, failovers and statements."""
+        return PostgresPanel(EngineView(self) if self.link is None else WorkersView(self, self.link)).panel()
+
+    def troubles(self) -> Iterable[Trouble]:
+        """Yield clusters that have no primary, and clients that wait for one."""
+        for row in incident_tables.clusters(self):
+            if row.state != "NORMAL":
+                waiting = f"; {row.held_clients} clients wait" if row.held_clients else ""
+                text = f"Cluster {row.cluster}: {row.state.lower().replace('_', ' ')}{waiting}"
+                yield Trouble("error", text, link="#/gateways/postgres")
 
     def counters(self) -> Iterable[tuple[str, dict[str, str], float]]:
         """Yield figures of pools, clusters and losses."""

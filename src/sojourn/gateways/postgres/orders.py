@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final, Self
 
 from sojourn.core.metrics import Family, figures
 from sojourn.core.registry import Recorded, SessionSnapshot
+from sojourn.core.report import reported
 from sojourn.gateways.postgres.console_view import EngineView
 from sojourn.gateways.postgres.incidents import BUFFERING, GIVEN_UP
 from sojourn.gateways.postgres.messages import SQLSTATE, Refusal
@@ -32,7 +33,7 @@ SHARED_ORDERS: Final = frozenset(
 """Methods of the console's view that every worker carries out."""
 _OF_WORKERS: Final = frozenset(
     {
-        *("rows", "metrics", "sessions", "recorded", "close_session", "kill_client", "audit"),
+        *("rows", "metrics", "sessions", "recorded", "report", "close_session", "kill_client", "audit"),
         *("at_rest", "hold", "decide", "follow", "conclude", "until_settled"),
     }
 )
@@ -90,6 +91,10 @@ class Orders:
         """Return a session with its trace, if it is here."""
         found = self._gateway.server.registry.recorded(session_id)
         return [] if found is None else [found]
+
+    async def report(self, what: str, arguments: str) -> object:
+        """Return what this process reports; the arguments are a list in JSON."""
+        return reported(self._gateway.server, what, arguments.encode())
 
     async def close_session(self, session_id: str) -> bool:
         """End a session."""

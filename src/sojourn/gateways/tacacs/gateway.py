@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from sojourn.core.events import EventKind
 from sojourn.core.gateway import Gateway
+from sojourn.core.panel import AdminPanel, Trouble
 from sojourn.core.recorder import Direction
 from sojourn.core.table import Mode
 from sojourn.errors import RemoteProtocolError
@@ -22,6 +23,7 @@ from sojourn.gateways.tacacs.devices import DeviceTable, KeyRing
 from sojourn.gateways.tacacs.directory import Directories
 from sojourn.gateways.tacacs.handlers import router
 from sojourn.gateways.tacacs.login_state import LoginState
+from sojourn.gateways.tacacs.panel import DecisionLog, TacacsPanel
 from sojourn.gateways.tacacs.password_overlay import PasswordOverlay
 from sojourn.gateways.tacacs.policy import Policy
 from sojourn.gateways.tacacs.session import Snapshot, TacacsCodec, TacacsSession, error_reply
@@ -40,6 +42,9 @@ SINK_ALARM = EventKind("tacacs.sink_alarm", ("sink", "what"), level="error")
 """The health of an accounting sink changed."""
 KEY_WARNING = EventKind("tacacs.key_warning", ("device", "key", "what"), level="warning")
 """A device key is too old, too short or shared; the key itself is never shown, only its place."""
+
+TOLD_LOCKS_COUNT = 3
+"""Locked users that are named where there is little room."""
 
 _SECTION = "RFC 8907 section 10.5.1"
 
@@ -77,10 +82,12 @@ class TacacsGateway(Gateway):
         await super().start(server)
         file = self._settings.passwords_file
         overlay = PasswordOverlay(Path(file)) if file else None
-        self._login_state = LoginState(server.clock, overlay)
+        self.login_state = LoginState(server.clock, overlay)
         self._records = RecordMaker(socket.gethostname())
         self.accounting = Accounting(self._settings.accounting, server.clock, on_alarm=self._alarm)
         await self.accounting.start()
+        self._decisions = DecisionLog()
+        server.events.add_view(self._decisions.take)
         self._swap(self._settings)
 
     async def stop(self) -> None:
@@ -104,7 +111,7 @@ class TacacsGateway(Gateway):
             settings,
             DeviceTable(settings.devices),
             KeyRing(settings, previous.keys if previous is not None else None),
-            Users(settings, self._login_state, server.offload, directories, server.clock),
+            Users(settings, self.login_state, server.offload, directories, server.clock),
             Policy(settings),
             self.accounting,
             self._records,
@@ -171,6 +178,23 @@ class TacacsGateway(Gateway):
         ours, theirs = self.name, peer.context.name if peer.context is not None else str(peer)
         return {Direction.IN: (theirs, ours), Direction.OUT: (ours, theirs)}.get(direction, (ours, ours))
 
+    def panel(self) -> AdminPanel:
+        """Return the page with devices, decisions, lock-outs and sinks."""
+        return TacacsPanel(self, self._decisions).panel()
+
+    def troubles(self) -> Iterable[Trouble]:
+        """Yield sinks that do not store and users who are locked out."""
+        for sink in self.accounting.snapshot():
+            if sink.health in {"down", "trial"}:
+                text = f"Accounting sink {sink.name} is {sink.health}; {sink.waiting_count} records wait"
+                yield Trouble("error", text, link="#/gateways/tacacs")
+        if locked := self.login_state.lockout.locked():
+            names = ", ".join(lock.user for lock in locked[:TOLD_LOCKS_COUNT])
+            more = f" and {len(locked) - TOLD_LOCKS_COUNT} more" if len(locked) > TOLD_LOCKS_COUNT else ""
+            yield Trouble(
+                "warning", f"Locked out after wrong passwords: {names}{more}", link="#/gateways/tacacs"
+            )
+
     def counters(self) -> Iterable[tuple[str, dict[str, str], float]]:
         """Yield the state of sinks and lock-outs."""
         for sink in self.accounting.snapshot():
@@ -183,4 +207,4 @@ class TacacsGateway(Gateway):
             if key.age_days is not None:
                 yield "sojourn_tacacs_key_age_days", labels, key.age_days
             yield "sojourn_tacacs_key_last_used_timestamp_seconds", labels, key.last_used or 0.0
-        yield "sojourn_tacacs_locked_users", {}, len(self._login_state.lockout.locked())
+        yield "sojourn_tacacs_locked_users", {}, len(self.login_state.lockout.locked())

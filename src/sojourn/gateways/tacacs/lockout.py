@@ -77,6 +77,13 @@ class LockoutTable:
         """Forget the user's failures; does not end a lock."""
         self._failures.pop(user, None)
 
+    def end_lock(self, user: str) -> bool:
+        """End the user's lock before its time and forget the failures; return whether there was one."""
+        was_locked = self.is_locked(user)
+        self.locked_until.pop(user, None)
+        self._failures.pop(user, None)
+        return was_locked
+
     def locked(self) -> tuple[LockedUser, ...]:
         """Return every lock that has not ended, the one that ends first in front."""
         now = self._clock()
