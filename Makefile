@@ -113,7 +113,8 @@ coverage: $(STAMPS)/test
 .PHONY: bench
 bench: $(STAMPS)/bench
 	@for program in bench/core.py bench/tacacs.py bench/postgres.py bench/exchange.py \
-	    bench/exchange_resume.py bench/exchange_rolling.py bench/itv2.py; do $(IN) "$$program" $(ARGS); done
+	    bench/exchange_resume.py bench/exchange_rolling.py bench/itv2.py \
+	    bench/recorder.py bench/dashboard.py; do $(IN) "$$program" $(ARGS); done
 
 .PHONY: docs
 docs: $(STAMPS)/docs

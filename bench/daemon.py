@@ -1,7 +1,8 @@
 """Our side of ``tacacs.py``: the TACACS+ gateway as a daemon runs it, with policy, JSON log and recorder on.
 
-Knows nothing of measuring. Run as a program (``daemon.py FOLDER``) it serves on a port of 127.0.0.1, which it prints,
-and writes its log and accounting records into FOLDER.
+Knows nothing of measuring. Run as a program (``daemon.py FOLDER [ENTRIES]``) it serves on a port of 127.0.0.1, which it
+prints, writes its log and accounting records into FOLDER, and lets operators look in at FOLDER/control.sock. ENTRIES
+is the flight recorder's ring per session, 0 = off; its default without it.
 """
 
 from __future__ import annotations
@@ -12,11 +13,14 @@ from pathlib import Path
 import servers
 from exchanges import KEY, USERS
 
+from sojourn.admin.config import AdminSettings
+from sojourn.admin.core_view import CoreView
+from sojourn.admin.serving import AdminServer
 from sojourn.core.logs import LogView
 from sojourn.core.loop import run, settle
 from sojourn.core.secret import Secret
 from sojourn.core.server import Server
-from sojourn.core.settings import LimitSettings, ListenerSettings, LogSettings
+from sojourn.core.settings import LimitSettings, ListenerSettings, LogSettings, RecorderSettings
 from sojourn.gateways.tacacs.config import (
     Accounting,
     Device,
@@ -57,19 +61,32 @@ def settings_of(folder: Path) -> TacacsSettings:
     )  # fmt: skip
 
 
-async def _serve(folder: Path) -> None:
-    server = Server()
+class View(CoreView):
+    """What operators see; there is no configuration here that could be read again."""
+
+    async def reload(self) -> None:
+        """Leave everything as it is."""
+
+    async def drain(self) -> None:
+        """Go on."""
+
+
+async def _serve(folder: Path, recorder: RecorderSettings) -> None:
+    server = Server(recorder=recorder)
     log = LogView(
         LogSettings(level="info", format="json", file=str(folder / "sojourn.log")), server.events.unix_time
     )
     server.events.add_view(log)
     address = ListenerSettings(address="127.0.0.1:0", backlog_count=4_096)
     server.add(TacacsGateway(settings_of(folder)), [address])
+    admin = AdminServer(View(server), AdminSettings(address=""), folder / "control.sock")
+    await admin.start()
     await server.start()
     settle()
     try:
         await servers.serve_until_parent_ends(int(server.listeners[0].address.rpartition(":")[2]))
     finally:
+        await admin.stop()
         await server.stop(timeout_s=0)
         log.close()
 
@@ -77,4 +94,5 @@ async def _serve(folder: Path) -> None:
 if __name__ == "__main__":
     servers.take_core(servers.SERVER_CORE)
     servers.allow_many_files()
-    sys.exit(run(_serve(Path(sys.argv[1]))))
+    recorder = servers.recorder_of(sys.argv[2:])
+    sys.exit(run(_serve(Path(sys.argv[1]), recorder)))

@@ -1,8 +1,9 @@
 """Our side of ``exchange.py``: the exchange gateway on the core, with a PostgreSQL of its own, as production runs it.
 
 What is not the gateway's is where events and prices come from: a byte on the trigger brings them, so that nothing but
-the way from there to the sockets is measured. Run as a program (``exchange_sojourn.py FOLDER SESSIONS PAYLOAD_BYTES``)
-it writes ``FOLDER/places.json``, one place per session, and tells its ports as ``exchange_triggers.py`` says.
+the way from there to the sockets is measured. Run as a program
+(``exchange_sojourn.py FOLDER SESSIONS PAYLOAD_BYTES [ENTRIES]``) it writes ``FOLDER/places.json``, one place per
+session, and tells its ports as ``exchange_triggers.py`` says. ENTRIES is the flight recorder's ring per session.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from sojourn.core.clock import monotonic
 from sojourn.core.logs import LogView
 from sojourn.core.loop import run, settle
 from sojourn.core.server import Server
-from sojourn.core.settings import ListenerSettings, LogSettings
+from sojourn.core.settings import ListenerSettings, LogSettings, RecorderSettings
 from sojourn.gateways.exchange import wire
 from sojourn.gateways.exchange.config import (
     EmbeddedSettings,
@@ -213,8 +214,8 @@ async def open_rooms(gateway: ExchangeGateway, folder: Path, count: int) -> list
     return [room for room, _ in made]
 
 
-async def _serve(folder: Path, sessions_count: int, payload_bytes: int) -> None:
-    server = Server()
+async def _serve(folder: Path, sessions_count: int, payload_bytes: int, recorder: RecorderSettings) -> None:
+    server = Server(recorder=recorder)
     log = LogView(
         LogSettings(level="info", format="json", file=str(folder / "sojourn.log")), server.events.unix_time
     )
@@ -239,4 +240,5 @@ async def _serve(folder: Path, sessions_count: int, payload_bytes: int) -> None:
 
 if __name__ == "__main__":
     servers.allow_many_files()
-    sys.exit(run(_serve(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]))))
+    recorder = servers.recorder_of(sys.argv[4:])
+    sys.exit(run(_serve(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), recorder)))

@@ -1,8 +1,8 @@
 """Our side of ``itv2.py``: the gateway for alarm panels as a daemon runs it, with history, MQTT, JSON log and recorder.
 
-Knows nothing of measuring. Run as a program (``itv2_daemon.py FOLDER PANELS BROKER``) it serves on a port of 127.0.0.1,
-which it prints, and writes its log and its history into FOLDER. BROKER is the port of one whose user is ``gateway``;
-0: nothing is published.
+Knows nothing of measuring. Run as a program (``itv2_daemon.py FOLDER PANELS BROKER [ENTRIES]``) it serves on a port of
+127.0.0.1, which it prints, and writes its log and its history into FOLDER. BROKER is the port of one whose user is
+``gateway``; 0: nothing is published. ENTRIES is the flight recorder's ring per session, 0 = off.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from sojourn.core.logs import LogView
 from sojourn.core.loop import run, settle
 from sojourn.core.secret import Secret
 from sojourn.core.server import Server
-from sojourn.core.settings import ListenerSettings, LogSettings
+from sojourn.core.settings import ListenerSettings, LogSettings, RecorderSettings
 from sojourn.gateways.itv2.config import Itv2Limits, Itv2Settings, PanelSettings
 from sojourn.gateways.itv2.gateway import Itv2Gateway
 from sojourn.gateways.itv2.history.config import HistorySettings
@@ -43,8 +43,8 @@ def settings_of(folder: Path, panels_count: int, broker_port: int) -> Itv2Settin
     )
 
 
-async def _serve(folder: Path, panels_count: int, broker_port: int) -> None:
-    server = Server()
+async def _serve(folder: Path, panels_count: int, broker_port: int, recorder: RecorderSettings) -> None:
+    server = Server(recorder=recorder)
     log = LogView(
         LogSettings(level="info", format="json", file=str(folder / "sojourn.log")), server.events.unix_time
     )
@@ -63,4 +63,5 @@ async def _serve(folder: Path, panels_count: int, broker_port: int) -> None:
 if __name__ == "__main__":
     servers.take_core(servers.SERVER_CORE)
     servers.allow_many_files()
-    sys.exit(run(_serve(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]))))
+    recorder = servers.recorder_of(sys.argv[4:])
+    sys.exit(run(_serve(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), recorder)))

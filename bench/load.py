@@ -6,8 +6,8 @@ device across a network costs it. Answers are counted by their size; of every 64
 must be what they should be, so that a server which says no quickly does not win.
 
 Conversation with whoever started it: it says ``ready`` when all connections stand and are warm, starts at a line on
-standard input, says one line of JSON, a ``Result``, and keeps its connections until standard input is closed, so
-that the server's work of losing them is not counted.
+standard input, says one line of JSON, a ``Result``, and so again at the next line. It keeps its connections until
+standard input is closed, so that the server's work of losing them is not counted.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class Plan(msgspec.Struct, kw_only=True, frozen=True):
     Args:
         kind: which exchanges, as ``like`` for echoes of packets of that kind's size.
         depth: exchanges under way on each connection; they go out in one write.
-        reconnects: a connection carries one exchange.
+        reconnects: a connection carries one exchange; the plan can be carried out once only.
         idle: after one exchange on each connection, only keep them open until the line on standard input.
     """
 
@@ -182,7 +182,6 @@ class Load:
                 for batch in () if plan.idle else warm:
                     exchange_now(sock, batch, check)
             self.clients[sock.fileno()] = Client(sock, number)
-            self.epoll.register(sock.fileno(), select.EPOLLIN)
 
     def run(self) -> Result:
         """Keep every connection busy for the plan's time, then wait for the last answers."""
@@ -192,7 +191,8 @@ class Load:
         open_count = len(clients)
         heard = started = time.perf_counter()
         end = started + self.plan.seconds
-        for client in clients.values():
+        for descriptor, client in clients.items():
+            self.epoll.register(descriptor, select.EPOLLIN)
             self._begin(client)
         while open_count:
             events = poll(0)
@@ -257,18 +257,16 @@ class Load:
 
 
 def main() -> None:
-    """Carry out the plan of the command line."""
+    """Carry out the plan of the command line, as often as it is asked for."""
     plan = msgspec.json.decode(sys.argv[1], type=Plan)
     servers.take_core(servers.LOAD_CORE)
     servers.allow_many_files()
     load = Load(plan)
     load.warm_up()
     print("ready", flush=True)
-    if not sys.stdin.readline():
-        return
-    if not plan.idle:
-        print(msgspec.json.encode(load.run()).decode(), flush=True)
-        sys.stdin.readline()
+    while sys.stdin.readline():
+        if not plan.idle:
+            print(msgspec.json.encode(load.run()).decode(), flush=True)
 
 
 if __name__ == "__main__":

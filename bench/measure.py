@@ -150,17 +150,22 @@ def alone() -> Iterator[None]:
 def sample(server: ServerProcess, plan: Plan) -> Sample:
     """Measure one server under one load."""
     with alone(), loading(plan) as load:
-        assert load.stdin is not None
-        assert load.stdout is not None
         time.sleep(_LOG_TICK_S)
-        before = server.cpu_ns()
-        load.stdin.write("go\n")
-        load.stdin.flush()
-        line = load.stdout.readline()
-        assert line, "the load stopped: an answer was wrong, or none came"
-        result = msgspec.json.decode(line, type=Result)
-        time.sleep(_LOG_TICK_S)
-        cpu_ns = server.cpu_ns() - before
+        return sample_again(server, load)
+
+
+def sample_again(server: ServerProcess, load: subprocess.Popen[str]) -> Sample:
+    """Measure a server while a load that is ready does its work once more."""
+    assert load.stdin is not None
+    assert load.stdout is not None
+    before = server.cpu_ns()
+    load.stdin.write("go\n")
+    load.stdin.flush()
+    line = load.stdout.readline()
+    assert line, "the load stopped: an answer was wrong, or none came"
+    result = msgspec.json.decode(line, type=Result)
+    time.sleep(_LOG_TICK_S)
+    cpu_ns = server.cpu_ns() - before
     return Sample(
         cpu_ns / result.packets / 1e3, result.packets / result.seconds, cpu_ns / 1e9 / result.seconds
     )

@@ -156,8 +156,8 @@ class Bench:
                 self._scripts[work.name] = f"--file={path}"
 
     @contextlib.contextmanager
-    def proxy(self, kind: str, name: str) -> Iterator[proxies.Proxy]:
-        """Run one of what can be measured for the length of the block."""
+    def proxy(self, kind: str, name: str, **more: int) -> Iterator[proxies.Proxy]:
+        """Run one of what can be measured for the length of the block; ``more`` is what it alone is told."""
         if kind == "direct":
             yield proxies.Proxy(name, self._postgres_port, self._postgres_pid)
             return
@@ -172,6 +172,7 @@ class Bench:
             pool_size_count=self._options.pool_size,
             clients_count=IDLE_CLIENTS_COUNT + 1_000,
             name=name,
+            **more,
         ) as proxy:
             if self._options.pinned:
                 proxy.pin(servers.SERVER_CORE, _START_NICENESS)

@@ -10,7 +10,10 @@ import contextlib
 import os
 import resource
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+
+from sojourn.core.settings import RecorderSettings
 
 SERVER_CORE = 0
 LOAD_CORE = 1
@@ -51,6 +54,11 @@ def allow_many_files() -> int:
     if soft != hard:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     return hard
+
+
+def recorder_of(arguments: Sequence[str]) -> RecorderSettings:
+    """Return the flight recorder with so many entries per session; its default where no argument says it."""
+    return RecorderSettings(entries_per_session_count=int(arguments[0])) if arguments else RecorderSettings()
 
 
 async def serve_until_parent_ends(port: int | str) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import proxies
 
+from sojourn.core.settings import RecorderSettings
 from sojourn.embedded.certificates import Identity
 
 PROGRAM = (sys.executable, "-c", "from sojourn.cli.main import main; main()")
@@ -24,6 +25,9 @@ CONFIGURATION = """
 format = "json"
 level = "info"
 file = "{folder}/sojourn.log"
+
+[recorder]
+entries_per_session_count = {entries_count}
 
 [admin]
 address = ""
@@ -71,10 +75,11 @@ def running(
     pool_size_count: int,
     clients_count: int,
     name: str = "sojourn",
+    entries_count: int = RecorderSettings().entries_per_session_count,
 ) -> Iterator[proxies.Proxy]:
     """Run a daemon for the length of the block.
 
-    Args: as of ``pgbouncer.running``.
+    Args: as of ``pgbouncer.running``; ``entries_count`` of the flight recorder's ring per session, 0 = off.
     """
     port = proxies.free_port()
     databases = "".join(
@@ -91,6 +96,7 @@ pool_mode = "{mode}"
     configuration.write_text(
         CONFIGURATION.format(
             folder=folder,
+            entries_count=entries_count,
             port=port,
             postgres_port=postgres_port,
             user=proxies.USER,

@@ -1,4 +1,4 @@
-"""Writes the reference pages that are read off the code: settings, command line, metrics and events.
+"""Writes the reference pages that are read off the code: settings, command line, admin API, metrics and events.
 
 Run by ``conf.py`` before each build, so that they cannot be out of date; they are not kept in the repository.
 """
@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import admin_pages
 import exchange_pages
 import itv2_pages
 import itv2_values
@@ -181,6 +182,7 @@ def pages() -> dict[str, str]:
         "settings.md": reference_markdown(),
         "command-line.md": command_line_page(),
         "metrics-and-events.md": metrics_and_events_page(),
+        **admin_pages.pages(),
         **exchange_pages.pages(),
         **itv2_pages.pages(),
         **itv2_values.pages(),

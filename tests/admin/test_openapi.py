@@ -2,28 +2,34 @@
 
 from __future__ import annotations
 
-import asyncio
+import collections
 import json
-import threading
+import re
 
+import aiohttp
 import jsonschema_rs
 import pytest
 import requests
 import schemathesis
-from admin_lab import TOKENS, admin_lab
-from hypothesis import HealthCheck, given
-from hypothesis import settings as hypothesis_settings
+from admin_lab import TOKENS
+from admin_sites import KNOWN, NOWHERE, SITES, admin_site
+from openapi_lab import Threaded, can_be_wrong, check_answers
 from schemathesis.generation import GenerationMode
 
 from sojourn.admin.openapi import OPERATIONS, document
 from sojourn.admin.problems import TABLE, Kind
 from sojourn.web.openapi import refusals_of
+from sojourn.web.problems import MEDIA_TYPE
 
 EXAMPLES_COUNT = 8
-STREAMS = {"GET /api/v1/stream", "GET /api/v1/sessions/{id}/trace/stream"}
-"""They have no end of their own; others test them."""
-UNSAID = {"POST /api/v1/login": ["401"]}
-"""Operations that refuse what fits its schema: no link that somebody makes up is one."""
+METHODS = frozenset({"GET", "POST", "PUT", "PATCH", "DELETE"})
+UNSAID = {
+    "POST /api/v1/login": "401",
+    "GET /api/v1/panels/tacacs/explain": "400",
+    "POST /api/v1/panels/itv2/": "422",
+}
+"""Operations that refuse what fits their schemas, by how they begin: a link or a device that somebody has made up is
+none, an order to a panel wants its code."""
 
 
 def test_every_operation_is_described_once():
@@ -52,71 +58,50 @@ def test_the_schemas_are_schemas():
         assert jsonschema_rs.validator_for(json.loads(json.dumps(whole))), name
 
 
-class Served:
-    """The API in a thread of its own, as schemathesis calls synchronously."""
-
-    def __init__(self, tmp_path):
-        self._tmp_path = tmp_path
-
-    def __enter__(self):
-        self._started = threading.Event()
-        self._thread = threading.Thread(target=lambda: asyncio.run(self._main()))
-        self._thread.start()
-        assert self._started.wait(20)
-        return self
-
-    async def _main(self):
-        self._loop = asyncio.get_running_loop()
-        self._over = asyncio.Event()
-        async with admin_lab(self._tmp_path) as lab:
-            await lab.wire().ask("Ana")
-            await lab.wire().ask("bug")
-            self.lab, self.url = lab, f"http://{lab.admin.address}"
-            self.document = document(lab.view.panels())
-            self._started.set()
-            await self._over.wait()
-
-    def __exit__(self, *_):
-        self._loop.call_soon_threadsafe(self._over.set)
-        self._thread.join(20)
-
-
-def _try(operation, mode, known, **call):
-    """Send requests to one operation and hold each answer against the document."""
-
-    @hypothesis_settings(
-        max_examples=EXAMPLES_COUNT,
-        derandomize=True,
-        deadline=None,
-        database=None,
-        suppress_health_check=list(HealthCheck),
-    )
-    @given(case=operation.as_strategy(generation_mode=mode))
-    def check(case):
-        if mode == GenerationMode.POSITIVE:
-            case.path_parameters.update({name: known[name] for name in case.path_parameters or ()})
-        case.call_and_validate(**call)
-
-    check()
-
-
 @pytest.mark.parametrize("mode", [GenerationMode.POSITIVE, GenerationMode.NEGATIVE], ids=["good", "bad"])
-def test_no_request_gets_an_answer_that_is_not_documented(mode, tmp_path):
+@pytest.mark.parametrize("name", SITES)
+def test_no_request_gets_an_answer_that_is_not_documented(name, mode, tmp_path):
     """Statuses, headers and bodies are those of the document, nothing is a 500, and what does not fit is refused."""
-    with Served(tmp_path) as served, requests.Session() as session:
-        schema = schemathesis.openapi.from_dict(served.document)
-        schema.config.update(base_url=served.url)
+    known = collections.defaultdict(lambda: NOWHERE, KNOWN[name])
+    with Threaded(lambda: admin_site(name, tmp_path)) as site, requests.Session() as session:
+        schema = schemathesis.openapi.from_dict(site.document())
+        schema.config.update(base_url=site.url)
         positive = schema.config.checks.positive_data_acceptance
         usual = list(positive.expected_statuses)
-        headers = {"Authorization": f"Bearer {TOKENS['admin']}"}
-        known = {"id": "lab-2", "name": "lab-1"}
+        call = {
+            "headers": {"Authorization": f"Bearer {TOKENS['admin']}"},
+            "timeout": 10,
+            "session": session,
+        }
         for result in schema.get_all_operations():
             operation = result.ok()
-            raw = operation.definition.raw
-            has_input = bool(raw["parameters"] or "requestBody" in raw)
-            if operation.label in STREAMS or (mode == GenerationMode.NEGATIVE and not has_input):
+            if is_stream(operation) or (mode == GenerationMode.NEGATIVE and not can_be_wrong(operation)):
                 continue
-            positive.expected_statuses = [*usual, "404", "429", *UNSAID.get(operation.label, [])]
-            _try(operation, mode, known, headers=headers, timeout=10, session=session)
-        failures = [one for one in served.lab.server.events.recent if one.kind.name == "admin.request_failed"]
+            unsaid = [status for begin, status in UNSAID.items() if operation.label.startswith(begin)]
+            positive.expected_statuses = [*usual, "404", "409", "429", *unsaid]
+            check_answers(operation, mode, known, EXAMPLES_COUNT, **call)
+        failures = [one for one in site.server.events.recent if one.kind.name == "admin.request_failed"]
         assert not failures
+
+
+@pytest.mark.parametrize("name", SITES)
+def test_a_method_that_is_not_documented_gets_405_and_those_that_are(name, run, tmp_path):
+    """RFC 9110 section 15.5.6: Allow names every method of the path."""
+
+    async def scene():
+        headers = {"Authorization": f"Bearer {TOKENS['admin']}"}
+        async with admin_site(name, tmp_path) as site, aiohttp.ClientSession(headers=headers) as http:
+            for path, methods in site.document()["paths"].items():
+                known = {method.upper() for method in methods}
+                for method in METHODS - known:
+                    async with http.request(method, site.url + re.sub(r"\{\w+\}", NOWHERE, path)) as answer:
+                        assert (answer.status, answer.content_type) == (405, MEDIA_TYPE), (method, path)
+                        assert set(re.split(", ?", answer.headers["Allow"])) - {"HEAD"} == known, path
+            assert site.view.orders == []
+
+    run(scene())
+
+
+def is_stream(operation):
+    """Say whether an answer has no end of its own; what streams say is others' matter."""
+    return "text/event-stream" in operation.definition.raw["responses"].get("200", {}).get("content", {})

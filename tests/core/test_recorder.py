@@ -32,6 +32,12 @@ class Open(msgspec.Struct):
     note: bytes = b""
 
 
+class Sealed(msgspec.Struct, frozen=True):
+    secret_fields: ClassVar = frozenset({"password"})
+    user: str
+    password: str
+
+
 class Envelope(msgspec.Struct):
     """Holds another message, whose class the redactor cannot know."""
 
@@ -47,6 +53,7 @@ class Envelope(msgspec.Struct):
     [
         (Lone("ana", "tulip"), ("Lone", "user='ana'")),
         (AllSecret("tulip"), ("AllSecret", "")),
+        (Sealed("ana", "tulip"), ("Sealed", "user='ana'")),
         (Open("ana"), ("Open", "user='ana'")),
         (
             Envelope(7, Lone("ana", "tulip")),

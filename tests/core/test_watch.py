@@ -9,7 +9,7 @@ import pytest
 from core_lab import Say, lab, memory, only, running, told, until
 
 from sojourn.core.events import EventKind
-from sojourn.core.rates import Counts, GatewayFigures, PerSecond, together
+from sojourn.core.rates import Counts, GatewayFigures, PerSecond, Relayed, together
 from sojourn.core.report import Look, Report, reported
 from sojourn.core.settings import RecorderSettings
 from sojourn.core.watch import TraceWatch, changes
@@ -49,6 +49,28 @@ def test_a_trace_that_is_watched_grows_by_what_is_new(run):
             await wire.ask("end")
             ended = watch.look()
             assert (ended.session.state, ended.session.reason) == ("ended", "finished")
+            wire.close()
+
+    run(main())
+
+
+def test_a_session_that_nobody_keeps_is_watched_to_its_end(run):
+    """The recorder keeps so many a second; whoever follows another one sees its last words all the same."""
+
+    async def main():
+        async with running(lab(handle), recorder=RecorderSettings(finished_sessions_per_s=1)) as server:
+            server.recorder.quota = 0
+            wire = memory(server)
+            await wire.ask("one")
+            session = only(server)
+            session.trace.clear()  # as one has it that began this moment
+            watch = TraceWatch(server, session)
+            assert watch.look().entries == []
+            await wire.ask("end")
+            ended = watch.look()
+            assert [one.summary for one in ended.entries] == ["text='end'", "text='ended'"]
+            assert ended.session.reason == "finished"
+            assert session.trace is None
             wire.close()
 
     run(main())
@@ -116,6 +138,35 @@ def test_a_second_is_what_was_counted_in_it(run):
             await until(lambda: not server.manager.connections)
             gone = server.manager.counts()
             assert (gone.connections, gone.bytes_in, gone.bytes_out) == (0, *sizes)
+
+    run(main())
+
+
+def test_what_a_gateway_relays_by_itself_counts_too(run):
+    """On top of what the connections have counted: in the figures, the samples and the metrics."""
+
+    async def main():
+        async with running(lab(handle)) as server:
+            wire = memory(server)
+            await wire.ask("Ana")
+            before = server.manager.counts()
+            server.rates.sample(server.clock())
+            server.manager.gateway.relayed = lambda: Relayed(10, 20, 300, 400)
+            server.clock.advance(2)
+            server.rates.sample(server.clock())
+            counts = server.manager.counts()
+            assert (counts.packets_in - before.packets_in, counts.packets_out - before.packets_out) == (
+                10,
+                20,
+            )
+            assert (counts.bytes_in - before.bytes_in, counts.bytes_out - before.bytes_out) == (300, 400)
+            sample = server.rates.samples("lab")[-1]
+            assert (sample.packets_in, sample.bytes_out) == (5.0, 200.0)
+            assert (server.manager.packets_in, server.manager.packets_out) == (
+                counts.packets_in,
+                counts.packets_out,
+            )
+            wire.close()
 
     run(main())
 

@@ -12,6 +12,8 @@ import msgspec
 import pytest
 import typer.main
 
+from sojourn.admin import openapi as admin_openapi
+from sojourn.admin import problems as admin_problems
 from sojourn.cli.main import app
 from sojourn.config import SojournSettings
 from sojourn.core.events import EventKind
@@ -21,6 +23,7 @@ from sojourn.gateways.exchange.routes import OPERATIONS
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 MADE = {
+    "admin-api.md",
     "command-line.md",
     "exchange-rest.md",
     "exchange-websocket.md",
@@ -135,6 +138,22 @@ def test_every_metric_of_a_gateway_that_needs_clients_is_there(
     assert {name[1:] for name in named} == rows
     assert all(f"| `{name}` |" in pages["metrics-and-events.md"] for name in rows)
     assert not [text for text in texts if re.search(r"yield f[\"']", text) and "counters" in text]
+
+
+# The admin API
+
+
+def test_every_operation_of_the_admin_api_has_its_row_and_its_scope(pages: dict[str, str]) -> None:
+    """The table is what the server serves; gateways' own operations are told with theirs."""
+    page = pages["admin-api.md"]
+    for operation in admin_openapi.OPERATIONS:
+        title = "Everybody" if operation.access == "open" else f"Scope `{operation.access}`"
+        section = page.partition(f"## {title}\n")[2].partition("\n## ")[0]
+        assert f"| `{operation.method} {operation.path}`" in section
+    for gateway in ("tacacs", "postgres", "exchange", "itv2"):
+        assert re.search(rf"^\| `GET {admin_openapi.PANELS}/{gateway}/.* \| `view` \|", page, re.MULTILINE)
+    for kind in admin_problems.TABLE.values():
+        assert f"| `{kind.name}` | {kind.status} |" in page
 
 
 # The exchange gateway

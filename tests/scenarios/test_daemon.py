@@ -150,6 +150,7 @@ def test_a_trace_is_printed_in_every_form(daemon: DaemonProcess, run: Run) -> No
         assert [line.split()[3] for line in rest.splitlines()] == [
             "AuthenReply",
             "AuthenContinue",
+            *("local", "local"),  # the question to the local users, and their answer
             "AuthenReply",
         ]
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import io
+import json
 import os
 import re
 import signal
@@ -11,10 +13,12 @@ import socket
 import subprocess
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import pytest
 from daemon_process import PROGRAM, WITHIN_S, environment
 from rich.console import Console
@@ -24,6 +28,9 @@ from sojourn.demo.screen import Screen
 from sojourn.demo.site import Site
 
 LAST_LINE = "Ctrl-C stops everything"
+LINK = re.compile(r"^  (http://127\.0\.0\.1:\d+)/login#([\w-]{43})$", re.MULTILINE)
+LINK_WITHIN_S = 60.0
+"""From the command to the first link. Issue 6 wants 30 s at first and 5 s later, where nothing else runs."""
 SCREEN_WITHIN_S = 240.0
 """Longer than all deadlines of the demo's parts together, on a busy machine."""
 NARROW = 80
@@ -35,6 +42,8 @@ class Demo:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self.link_after_s = float("inf")
+        began = time.monotonic()
         self.environment = environment(folder) | {"COLUMNS": str(NARROW), "TMPDIR": str(folder)}
         self.process = subprocess.Popen(
             [*PROGRAM, "run", "--demo"],
@@ -50,6 +59,8 @@ class Demo:
         alarm.start()
         for line in self.process.stdout:
             self.lines.append(line.rstrip())
+            if LINK.match(line.rstrip()):
+                self.link_after_s = min(self.link_after_s, time.monotonic() - began)
             if LAST_LINE in line:
                 break
         alarm.cancel()
@@ -59,6 +70,11 @@ class Demo:
     def text(self) -> str:
         """The first screen."""
         return "\n".join(self.lines)
+
+    @property
+    def links(self) -> list[tuple[str, str]]:
+        """The dashboard's address and the secret of a link, as often as it printed them."""
+        return LINK.findall(self.text)
 
     @property
     def commands(self) -> list[str]:
@@ -154,7 +170,9 @@ def test_the_proposed_commands_work_as_they_are_printed(folder: Path) -> None:
     """Without any option: the demo takes the usual control socket where it is free."""
     with running_demo(folder) as demo:
         assert "SOJOURN_SOCKET" not in demo.text
-        for words in [line.split()[1:] for line in demo.commands if line.startswith("sojourn ")]:
+        proposed = [line.split()[1:] for line in demo.commands if line.startswith("sojourn ")]
+        assert ["top"] in proposed
+        for words in proposed:
             done = subprocess.run(
                 [*PROGRAM, *words],
                 check=False,
@@ -165,7 +183,8 @@ def test_the_proposed_commands_work_as_they_are_printed(folder: Path) -> None:
                 timeout=WITHIN_S,
             )
             assert done.returncode == 0, (words, done.stderr)
-            assert words[0] == "token" or "tacacs-" in done.stdout or "postgres-" in done.stdout
+            wanted = {"top": "tacacs", "token": "ey", "login-link": "/login#"}.get(words[0], "-")
+            assert wanted in done.stdout, words
         log = next(line.split()[-1] for line in demo.commands if line.endswith("sojourn.log"))
         assert '"event":"tacacs.authentication"' in Path(log).read_text()
         assert demo.stop()[0] == 0
@@ -184,6 +203,55 @@ def test_two_demos_run_at_once(folder: Path) -> None:
     assert list(folder.iterdir()) == []
 
 
+async def log_in(address: str, secret: str) -> int:
+    """Do what the login page does; return the status."""
+    async with (
+        aiohttp.ClientSession() as browser,
+        browser.post(f"{address}/api/v1/login", json={"token": secret}) as answer,
+    ):
+        return answer.status
+
+
+def test_the_dashboard_is_there_before_the_traffic_and_each_link_lets_one_browser_in(folder: Path) -> None:
+    """Issue 6, build 5: address and one-time link are printed as soon as the daemon serves, and again at the end."""
+    with running_demo(folder) as demo:
+        assert demo.link_after_s < LINK_WITHIN_S
+        (address, early), (same, late) = demo.links
+        assert address == same
+        assert early != late
+        first_table = next(index for index, line in enumerate(demo.lines) if line.startswith("TACACS+ on"))
+        assert any(early in line for line in demo.lines[:first_table])
+        assert [asyncio.run(log_in(address, link)) for link in (early, early, late)] == [200, 401, 200]
+
+
+async def busy_gateways(control: Path, count: int) -> dict[str, float]:
+    """Listen to the server until so many gateways have had messages; return how many each had in its best second."""
+    best: dict[str, float] = {}
+    async with (
+        asyncio.timeout(WITHIN_S),
+        aiohttp.ClientSession(connector=aiohttp.UnixConnector(str(control))) as operator,
+        operator.get("http://local/api/v1/stream") as stream,
+    ):
+        async for line in stream.content:
+            if line.startswith(b"data: ") and b'"gateways":' in line:
+                for gateway in json.loads(line.removeprefix(b"data: "))["gateways"]:
+                    rate = gateway["packets_in_per_s"] + gateway["packets_out_per_s"]
+                    best[gateway["name"]] = max(rate, best.get(gateway["name"], 0.0))
+                if sum(rate > 0 for rate in best.values()) >= count:
+                    return best
+    raise AssertionError(best)
+
+
+def test_after_the_tables_there_is_traffic_at_every_gateway_and_the_killed_server_is_back(
+    folder: Path,
+) -> None:
+    """Issue 6, build 5: lively, honest traffic; what was broken for the show is whole again."""
+    with running_demo(folder) as demo:
+        assert re.search(r"^bringing the killed server back as a replica +\d+ ms$", demo.text, re.MULTILINE)
+        busy = asyncio.run(busy_gateways(folder / "sojourn.sock", 4))
+        assert busy.keys() >= {"tacacs", "postgres", "exchange", "itv2"}
+
+
 class QuickVisitor(Screen):
     """Somebody who presses Ctrl-C as soon as there is nothing more to read."""
 
@@ -191,8 +259,8 @@ class QuickVisitor(Screen):
         self.output = io.StringIO()
         super().__init__(Console(file=self.output, width=NARROW))
 
-    def show_next_steps(self, site: Site) -> None:
-        super().show_next_steps(site)
+    def show_next_steps(self, site: Site, link: str) -> None:
+        super().show_next_steps(site, link)
         os.kill(os.getpid(), signal.SIGINT)
 
 

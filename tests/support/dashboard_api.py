@@ -64,6 +64,8 @@ class FakeApi:
         self.sessions = {}
         self.traces = {}
         self.panels = {}
+        self.tables = {}
+        self.titles = dict(TITLES)
         self.orders = []
         self.scope = "admin"
         self.is_logged_in = False
@@ -93,10 +95,10 @@ class FakeApi:
         self.traces[row.id] = list(entries)
         self.tell("session", {"session": row})
 
-    def add_entries(self, session_id, *entries):
+    def add_entries(self, session_id, *entries, has_gap=False):
         self.traces[session_id].extend(entries)
         for queue in self.followers.get(session_id, ()):
-            queue.put_nowait(("entries", {"entries": entries, "has_gap": False}))
+            queue.put_nowait(("entries", {"entries": entries, "has_gap": has_gap}))
 
     def end_session(self, session_id, reason="closed"):
         old = self.sessions[session_id]
@@ -115,7 +117,7 @@ class FakeApi:
     def overview(self):
         now = time.time()
         rows = []
-        for index, (name, title) in enumerate(TITLES.items()):
+        for index, (name, title) in enumerate(self.titles.items()):
             mine = [one for one in self.sessions.values() if one.gateway == name]
             rows.append(
                 GatewayRow(
@@ -373,9 +375,7 @@ class FakeApi:
             return _json(self.page(query))
         if path == "/events":
             return _json(self.event_page(query))
-        if path == "/peers":
-            return _json(self.peers(query))
-        if path in (tables := self.core_tables()):
+        if path in (tables := {"/peers": self.peers(query), **self.core_tables(), **self.tables}):
             return _json(tables[path])
         if path.startswith("/sessions/"):
             return self._session(path.removeprefix("/sessions/"), query)
@@ -427,6 +427,8 @@ class FakeApi:
 
     async def _trace_stream(self, request):
         session_id = request.match_info["id"]
+        if session_id not in self.sessions:
+            return _problem(404, "There is no such thing")
         queue = asyncio.Queue()
         queue.put_nowait(("entries", {"entries": tuple(self.traces.get(session_id, ())), "has_gap": False}))
         followers = self.followers.setdefault(session_id, set())
@@ -477,7 +479,7 @@ def _problem(status, title):
 @contextlib.asynccontextmanager
 async def serving_fake(fake):
     """Serve a fake API on loopback; yields its address."""
-    runner = web.AppRunner(fake.app(), shutdown_timeout=0.1)
+    runner = web.AppRunner(fake.app(), shutdown_timeout=0.1, handler_cancellation=True)
     await runner.setup()
     try:
         await web.TCPSite(runner, "127.0.0.1", 0).start()

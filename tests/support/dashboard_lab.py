@@ -37,7 +37,33 @@ class Tab:
     async def show(self, place, until):
         """Go to a place of the dashboard and wait for something there."""
         await self.page.evaluate("(place) => { location.hash = place; }", place)
-        await self.page.wait_for_selector(until)
+        # A locator lets go of what it found; a handle would keep a page that is left in memory.
+        await self.page.locator(until).first.wait_for()
+
+    async def see(self, is_seen):
+        """Put the tab behind another one, or before it again, as the page is told of it."""
+        await self.page.evaluate(
+            """(isSeen) => {
+              Object.defineProperty(document, "hidden", { get: () => !isSeen, configurable: true });
+              document.dispatchEvent(new Event("visibilitychange"));
+            }""",
+            is_seen,
+        )
+
+    async def weigh(self):
+        """Return how many nodes and listeners the page holds, whether they are shown or not."""
+        tools = await self.page.context.new_cdp_session(self.page)
+        for what in ("Performance.enable", "HeapProfiler.enable", *["HeapProfiler.collectGarbage"] * 3):
+            await tools.send(what)
+        found = {one["name"]: one["value"] for one in (await tools.send("Performance.getMetrics"))["metrics"]}
+        await tools.detach()
+        return found["Nodes"], found["JSEventListeners"]
+
+    async def until(self, is_so):
+        """Wait until something is so that is not seen in the page."""
+        async with asyncio.timeout(WITHIN_S):
+            while not is_so():
+                await self.page.evaluate("new Promise(requestAnimationFrame)")
 
     async def grave_findings(self):
         """Return what axe-core finds serious or worse, as readable lines.

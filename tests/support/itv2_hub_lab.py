@@ -78,6 +78,12 @@ class FakeSession:
     def of(self, kind: type[m.Message]) -> list[m.Message]:
         return [one for one in self.asked if isinstance(one, kind)]
 
+    def note_sent(self, party: str, name: str, text: str = "") -> None:
+        """A fake keeps no trace."""
+
+    def note_received(self, party: str, name: str, text: str = "", *, is_error: bool = False) -> None:
+        """As above."""
+
     async def execute(self, command: m.Command | m.Unknown, *, within_s: float | None = None) -> Answer:  # noqa: ARG002 - a fake answers at once
         self.asked.append(command)
         await asyncio.sleep(0)

@@ -59,6 +59,8 @@ _SECURITY: Final = {
 CALLER: Final = web.RequestKey("caller", Caller)
 WHAT: Final = web.RequestKey("what", str)
 """What the audit log calls an order, where the operation's name and the values of its path do not say it."""
+OUTCOME: Final = web.RequestKey("outcome", str)
+"""What came of an order, where the answer's status does not say it."""
 NOBODY: Final = Caller("nobody known", None)
 
 T = TypeVar("T")
@@ -105,8 +107,7 @@ def build_app(parts: Parts, *, is_local: bool) -> web.Application:
     for operation in OPERATIONS:
         handle = routes.serving(operation, getattr(routes, operation.handler))
         app.router.add_route(operation.method, operation.path, handle, name=operation.handler)
-    for method in ("GET", "POST", "PUT", "DELETE"):
-        app.router.add_route(method, PANELS + "/{gateway}/{path:.*}", routes.panel, name=f"panel_{method}")
+    app.router.add_route("*", PANELS + "/{gateway}/{path:.*}", routes.panel, name="panel")
     app.add_routes(parts.pages.routes())
     return app
 
@@ -126,7 +127,8 @@ class _Door:
         name = request.match_info.route.name
         if request.method not in READING_METHODS and name is not None:
             what = request.get(WHAT) or " ".join((name.replace("_", " "), *request.match_info.values()))
-            outcome = "done" if response.status < _ERROR_STATUS else f"refused: {response.reason}"
+            is_done = response.status < _ERROR_STATUS
+            outcome = request.get(OUTCOME, "done") if is_done else f"refused: {response.reason}"
             self._parts.audit.note(what, self._who(request), outcome)
         return response
 
@@ -418,11 +420,12 @@ class _Routes:
     async def panel(self, request: web.Request) -> web.StreamResponse:
         """Serve an operation of a gateway's page."""
         gateway = request.match_info["gateway"]
+        request[WHAT] = f"panel {request.method} {gateway} {request.match_info['path']}"
         operation, values = self._panels.find(gateway, request.method, "/" + request.match_info["path"])
         what = " ".join(f"{name}={value}" for name, value in values.items())
         request[WHAT] = f"{gateway}: {operation.summary} {what}".rstrip()
         call = await self._call(request, described(gateway, operation))
-        given = {**call.query, **values}
+        given = {**call.query, **values, "operator": call.caller.name}
         try:
             if operation.is_stream:
                 stream = await self._in_time(operation.serve(given, call.body))
@@ -432,6 +435,8 @@ class _Routes:
             answer = await self._in_time(operation.serve(given, call.body))
         except LimitExceeded:
             raise Refusal(Kind.LIMIT) from None
+        if operation.outcome is not None:
+            request[OUTCOME] = operation.outcome(answer)
         if operation.answer is None:
             return web.Response(status=204)
         if answer is None:

@@ -292,6 +292,7 @@ def _entries(snapshot: SessionSnapshot, entries: Iterable[registry.TraceEntry]) 
             size_bytes=entry.size_bytes,
             source=entry.source,
             target=entry.target,
+            is_leg=entry.is_leg,
         )
         for entry in entries
     )

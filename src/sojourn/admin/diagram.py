@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from html import escape
 from typing import Final, NamedTuple
 
-from sojourn.admin.rendering import ends, outcome, printable
+from sojourn.admin.rendering import ends, outcome, parties_of, printable
 from sojourn.admin.view import SessionRow, Trace, TraceEntry
 
 _COLUMN: Final = 260
@@ -24,18 +24,20 @@ _CHARACTER: Final = 6.6
 """Width of a character of the labels, near enough to cut them."""
 _GAP_S: Final = 1.0
 """A wait that is worth a row of its own."""
-_LONGEST_FOLD_COUNT: Final = 4
+_LONGEST_FOLD_COUNT: Final = 8
 _LEAST_TIMES_COUNT: Final = 3
 _STYLE: Final = """
 svg { color-scheme: light dark; font: 12px ui-sans-serif, system-ui, sans-serif; background: #ffffff; }
 text { fill: #1c2330; } .dim { fill: #667085; } .bad { fill: #b42318; } .life { stroke: #c3cad5; }
 .box { fill: #eef2f7; stroke: #98a2b3; } .arrow { stroke: #2f5bd0; fill: none; }
 .note { fill: #fff7e0; stroke: #e0c060; }
-.tip { fill: #2f5bd0; } .err { fill: #fee4e2; stroke: #d92d20; } .gap { stroke: #98a2b3; stroke-dasharray: 2 4; }
+.tip { fill: #2f5bd0; } .arrow.error { stroke: #d92d20; } .tip.error { fill: #d92d20; }
+.err { fill: #fee4e2; stroke: #d92d20; } .gap { stroke: #98a2b3; stroke-dasharray: 2 4; }
 @media (prefers-color-scheme: dark) {
 svg { background: #12161d; } text { fill: #e4e8ef; } .dim { fill: #98a2b3; } .bad { fill: #fda29b; }
 .life { stroke: #3a4352; } .box { fill: #1f2733; stroke: #667085; } .arrow { stroke: #84a9ff; }
-.note { fill: #2b2615; stroke: #8a6d1d; } .tip { fill: #84a9ff; } .err { fill: #3a1614; stroke: #f97066; } }
+.note { fill: #2b2615; stroke: #8a6d1d; } .tip { fill: #84a9ff; }
+.arrow.error { stroke: #f97066; } .tip.error { fill: #f97066; } .err { fill: #3a1614; stroke: #f97066; } }
 """
 
 
@@ -51,7 +53,7 @@ def trace_svg(trace: Trace) -> str:
     """Write a trace as an SVG image."""
     session = trace.session
     rows = list(_rows(trace.entries))
-    parties = _parties(trace)
+    parties = parties_of(trace.entries, session)
     columns = {name: _TIME + _MARGIN + index * _COLUMN for index, name in enumerate(parties)}
     width = _TIME + 2 * _MARGIN + (len(parties) - 1) * _COLUMN
     body: list[str] = []
@@ -83,7 +85,7 @@ def trace_svg(trace: Trace) -> str:
 
 
 def _rows(entries: Sequence[TraceEntry]) -> Iterator[_Row]:
-    """Fold what is repeated: the shortest pattern of up to four entries that comes three times or more."""
+    """Fold what is repeated: the shortest pattern of up to eight entries that comes three times or more."""
     index = 0
     last: TraceEntry | None = None
     while index < len(entries):
@@ -114,14 +116,6 @@ def _shape(entry: TraceEntry) -> tuple[str, ...]:
     return entry.kind, entry.name, entry.source, entry.target
 
 
-def _parties(trace: Trace) -> list[str]:
-    """Return who takes part, in the order in which they are met; the gateway stands after its first peer."""
-    session = trace.session
-    met = [name for entry in trace.entries for name in ends(entry, session)]
-    others = [name for name in dict.fromkeys(met) if name != session.gateway]
-    return [*(others[:1] or [session.peer]), session.gateway, *others[1:]]
-
-
 def _party(name: str, session: SessionRow, x: float, bottom: float) -> str:
     width, height = _BOX
     label = _cut(f"{name} {session.id}" if name == session.gateway else name, width)
@@ -140,12 +134,13 @@ def _line(row: _Row, session: SessionRow, columns: Mapping[str, float], y: float
     size = f" ({entry.size_bytes} bytes)" if entry.size_bytes else ""
     hover = escape(printable(f"{entry.name} {entry.text}{size}"))
     time = f'<text class="dim" x="8" y="{y}">{entry.at - session.started:+.3f} s</text>'
-    if entry.kind in {"in", "out"} and source != target:
+    if entry.kind != "state" and source != target:
         tip = target - 8 if target > source else target + 8
         middle = (source + target) / 2
+        error = " error" if entry.kind == "error" else ""
         drawn = (
-            f'<line class="arrow" x1="{source}" y1="{y}" x2="{target}" y2="{y}"/>'
-            f'<polygon class="tip" points="{target},{y} {tip},{y - 4} {tip},{y + 4}"/>'
+            f'<line class="arrow{error}" x1="{source}" y1="{y}" x2="{target}" y2="{y}"/>'
+            f'<polygon class="tip{error}" points="{target},{y} {tip},{y - 4} {tip},{y + 4}"/>'
             f'<text x="{middle}" y="{y - 6}" text-anchor="middle">{_cut(label, abs(target - source) - 24)}</text>'
         )
     else:

@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import datetime
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import msgspec
 
 from sojourn.admin.view import SessionRow, Trace, TraceEntry
 
 _ARROWS = {"in": "->", "out": "<-", "state": "==", "error": "!!"}
+_LEG_ARROWS = {"in": "<<", "out": ">>", "state": "==", "error": "!!"}
+"""Behind the gateway, which stands between its peer at the left and those at the right."""
 _NOT_PLAIN = re.compile(r"[^\w .,:=@/\[\]()'+*-]")
 _LONGEST_LABEL_CHARACTERS = 120
 
@@ -36,7 +38,15 @@ def entry_text(entry: TraceEntry, started: float) -> str:
     """Write one entry on one line."""
     size = f" ({entry.size_bytes} bytes)" if entry.size_bytes else ""
     text = f" {entry.text}" if entry.text else ""
-    return printable(f"{entry.at - started:+10.3f} s {_ARROWS[entry.kind]} {entry.name}{text}{size}")
+    arrow, party = _ARROWS[entry.kind], ""
+    if entry.is_leg:
+        arrow, party = _LEG_ARROWS[entry.kind], f"{other_end(entry)}: "
+    return printable(f"{entry.at - started:+10.3f} s {arrow} {party}{entry.name}{text}{size}")
+
+
+def other_end(entry: TraceEntry) -> str:
+    """Return whom an entry comes from or goes to, besides the gateway; empty for what is said to nobody."""
+    return entry.target if entry.kind == "out" else entry.source
 
 
 def trace_jsonl(trace: Trace) -> str:
@@ -45,7 +55,7 @@ def trace_jsonl(trace: Trace) -> str:
 
 
 def trace_mermaid(trace: Trace) -> str:
-    """Write a trace as a Mermaid sequence diagram between the peer and the gateway."""
+    """Write a trace as a Mermaid sequence diagram of all who took part."""
     diagram = MermaidLines(trace)
     lines = [*diagram.head(), *(line for entry in trace.entries for line in diagram.of(entry))]
     return "\n".join([*lines, *diagram.end(trace.session)]) + "\n"
@@ -54,12 +64,13 @@ def trace_mermaid(trace: Trace) -> str:
 class MermaidLines:
     """A Mermaid sequence diagram that grows: at any time the lines so far are one.
 
-    Life: made of a trace as it is at the beginning; parties that are met later are declared where they are met.
+    Life: made of a trace as it is at the beginning; parties that are met later are declared where they are met, and so
+    stand at the right.
     """
 
     def __init__(self, trace: Trace) -> None:
         self._session = trace.session
-        self._parties = _parties(trace)
+        self._parties = _short_names(parties_of(trace.entries, trace.session), trace.session)
 
     def head(self) -> Iterator[str]:
         """Yield the first line and the parties that are known."""
@@ -80,6 +91,8 @@ class MermaidLines:
                 yield f"    {source}->>{target}: {label}"
             case "state":
                 yield f"    Note over {source}: {label}"
+            case "error" if source != target:
+                yield f"    {source}-x{target}: {label}"
             case "error":
                 yield f"    Note over P,S: error - {label}"
 
@@ -102,12 +115,24 @@ def outcome(session: SessionRow) -> str:
     return ", ".join(dict.fromkeys(word for word in (session.state, session.reason) if word))
 
 
-def _parties(trace: Trace) -> dict[str, str]:
-    """Return short names for all who speak: S the gateway, P the peer, and P2, P3 ... where there are more."""
-    gateway = trace.session.gateway
-    names = [name for entry in trace.entries for name in ends(entry, trace.session)]
-    peers = [name for name in dict.fromkeys(names) if name != gateway] or [trace.session.peer]
-    return {name: f"P{number if number > 1 else ''}" for number, name in enumerate(peers, 1)} | {gateway: "S"}
+def parties_of(entries: Iterable[TraceEntry], session: SessionRow) -> list[str]:
+    """Return who took part, from left to right: the peers as they came, the gateway, and those behind it as met."""
+    peers: dict[str, None] = {}
+    behind: dict[str, None] = {}
+    for entry in entries:
+        for name in ends(entry, session):
+            if name != session.gateway:
+                (behind if entry.is_leg else peers)[name] = None
+    if not peers:
+        peers[session.peer] = None
+    return [*peers, session.gateway, *(name for name in behind if name not in peers)]
+
+
+def _short_names(parties: list[str], session: SessionRow) -> dict[str, str]:
+    """Return short names for all who took part: S the gateway, P its first peer, then P2, P3 ... from left to right."""
+    others = (name for name in parties if name != session.gateway)
+    names = {name: f"P{number if number > 1 else ''}" for number, name in enumerate(others, 1)}
+    return {name: names.get(name, "S") for name in parties}
 
 
 def ends(entry: TraceEntry, session: SessionRow) -> tuple[str, str]:

@@ -21,6 +21,7 @@ from sojourn.admin.api import Parts, build_app
 from sojourn.admin.audit import Audit
 from sojourn.admin.config import AdminSettings
 from sojourn.admin.pages import Pages
+from sojourn.admin.protocol import Runner
 from sojourn.admin.streams import Streams
 from sojourn.admin.view import ServerView
 from sojourn.core.panel import Scope
@@ -70,7 +71,7 @@ class AdminServer:
             lambda: self.url,
         )
         self._local, self._remote = (
-            web.AppRunner(
+            Runner(
                 build_app(self._parts, is_local=is_local),
                 access_log=None,
                 shutdown_timeout=_SHUTDOWN_TIMEOUT_S,

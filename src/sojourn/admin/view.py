@@ -44,7 +44,8 @@ class SessionRow(msgspec.Struct, frozen=True, kw_only=True):
 class TraceEntry(msgspec.Struct, frozen=True, kw_only=True):
     """One thing that happened in a session; never holds a secret.
 
-    Shape: ``source`` and ``target`` are who said it to whom, by name; the same for what is said to nobody.
+    Shape: ``source`` and ``target`` are who said it to whom, by name; the same for what is said to nobody. ``is_leg``
+    says that it went to or from a party behind the gateway, which stands at the right of a diagram.
     Units: ``at`` is seconds since 1970 (UTC).
     """
 
@@ -55,6 +56,7 @@ class TraceEntry(msgspec.Struct, frozen=True, kw_only=True):
     size_bytes: int = 0
     source: str = ""
     target: str = ""
+    is_leg: bool = False
 
 
 class Trace(msgspec.Struct, frozen=True, kw_only=True):

@@ -11,7 +11,7 @@ import typer
 
 from sojourn import __version__
 from sojourn.cli import config as config_commands
-from sojourn.cli import decode, itv2, probe, sessions, simulate, tacacs, token
+from sojourn.cli import decode, itv2, probe, sessions, simulate, tacacs, token, top
 from sojourn.cli.options import (
     ConfigOption,
     PgBouncerOption,
@@ -45,6 +45,7 @@ app.add_typer(token.app, name="token")
 app.add_typer(itv2.app, name="itv2")
 app.add_typer(simulate.app, name="simulate")
 app.command()(sessions.trace)
+app.command()(top.top)
 app.command("login-link")(sessions.login_link)
 app.command()(sessions.drain)
 app.command()(sessions.reload)

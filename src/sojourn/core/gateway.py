@@ -10,7 +10,8 @@ from collections.abc import Callable, Hashable, Iterable, Sized
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from sojourn.core.events import EventKind
-from sojourn.core.recorder import Direction, summary
+from sojourn.core.rates import Relayed
+from sojourn.core.recorder import Direction, Leg, summary
 from sojourn.core.router import Router
 from sojourn.core.session import Session, in_words, raised_at
 from sojourn.core.settings import LimitSettings
@@ -144,6 +145,13 @@ class Gateway:
         """Return name and one-line summary of a flight recorder entry, secrets absent."""
         return summary(entry)
 
+    def leg(self, what: Any) -> Leg | None:
+        """Return what an entry holds as a leg to a party other than the peer, or None where it is none.
+
+        For gateways that keep something cheaper than words where a leg is on their hot path.
+        """
+        return what if isinstance(what, Leg) else None
+
     def parties(self, session: Session, direction: int) -> tuple[str, str]:  # noqa: ARG002 - for subclasses
         """Return from whom to whom an entry of this direction goes in the sequence diagram of ``session``."""
         if direction == Direction.IN:
@@ -164,6 +172,13 @@ class Gateway:
     def counters(self) -> Iterable[tuple[str, dict[str, str], float]]:
         """Yield ``(name, labels, value)`` of the gateway's own metrics; called at each scrape."""
         return ()
+
+    def relayed(self) -> Relayed:
+        """Return what the gateway has moved past the core's connections, by its own counters; asked once a second.
+
+        For gateways whose data path is their own; what the connections have counted comes on top.
+        """
+        return Relayed()
 
     def panel(self) -> AdminPanel | None:
         """Return the gateway's own page for operators, if it has one; asked once, when the gateway has started."""

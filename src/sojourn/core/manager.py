@@ -253,18 +253,21 @@ class ConnectionManager:
     @property
     def packets_in(self) -> int:
         """Return how many packets arrived."""
-        return self._packets_in + sum(connection.packets_in for connection in self.connections)
+        return self.counts().packets_in
 
     @property
     def packets_out(self) -> int:
         """Return how many packets were written."""
-        return self._packets_out + sum(connection.packets_out for connection in self.connections)
+        return self.counts().packets_out
 
     def counts(self) -> Counts:
-        """Return all that is counted, in one pass over the connections."""
+        """Return all that is counted, in one pass over the connections; what the gateway relays by itself is added."""
         live, opened = len(self.detached), self._sessions_opened + self._detached_opened
-        packets_in, packets_out = self._packets_in, self._packets_out
-        bytes_in, bytes_out = self._bytes_in, self._bytes_out
+        packets_in, packets_out, bytes_in, bytes_out = self.gateway.relayed()
+        packets_in += self._packets_in
+        packets_out += self._packets_out
+        bytes_in += self._bytes_in
+        bytes_out += self._bytes_out
         for connection in self.connections:
             table = connection.table
             live += len(table.live)

@@ -13,7 +13,7 @@ Scope = Literal["view", "operate", "admin"]
 """Who may: everybody who may look, who may act on sessions and devices, who may do everything."""
 
 Serve = Callable[[Mapping[str, Any], Any], Awaitable[Any]]
-"""Takes the values of path and query by their names, and the body as its struct or None."""
+"""Takes the values of path and query by their names, who asks as ``operator``, and the body as its struct or None."""
 
 
 class PanelParameter(NamedTuple):
@@ -45,7 +45,8 @@ class PanelOperation(NamedTuple):
 
     ``serve`` must not block. It returns None for what is not there, where an answer is declared; it may raise
     ``Refusal`` of ``sojourn.web.problems`` with words for the operator, LimitExceeded or BackendUnavailable.
-    Every operation but a GET is in the audit log, with the values of its path and never its body.
+    Every operation but a GET is in the audit log, with the values of its path and never its body; ``outcome`` says what
+    came of it from the answer, where that may be a no.
     """
 
     method: Literal["GET", "POST", "PUT", "DELETE"]
@@ -57,6 +58,7 @@ class PanelOperation(NamedTuple):
     body: Any = None
     query: tuple[PanelParameter, ...] = ()
     is_stream: bool = False
+    outcome: Callable[[Any], str] | None = None
 
 
 class AdminPanel(NamedTuple):

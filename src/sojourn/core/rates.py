@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import msgspec
 
@@ -25,6 +25,15 @@ class Counts(msgspec.Struct, frozen=True, gc=False):
     connections: int = 0
     sessions_opened: int = 0
     sessions_failed: int = 0
+    packets_in: int = 0
+    packets_out: int = 0
+    bytes_in: int = 0
+    bytes_out: int = 0
+
+
+class Relayed(NamedTuple):
+    """Packets and bytes that a gateway has moved past the core's connections since its start; they only grow."""
+
     packets_in: int = 0
     packets_out: int = 0
     bytes_in: int = 0

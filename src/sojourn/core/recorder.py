@@ -1,7 +1,7 @@
 """Flight recorder: a small ring per session of what happened, kept a while after the session has ended.
 
 On the hot path an entry is one tuple; words are made of it only when somebody looks. Secrets never enter the
-ring: a message class names its ``secret_fields``, and only the other fields are kept, or says itself what is left
+ring: a message class names its ``secret_fields``, and a copy without their values is kept, or says itself what is left
 (``redacted``). Knows no protocol.
 """
 
@@ -10,7 +10,7 @@ from __future__ import annotations
 import heapq
 from collections import deque
 from collections.abc import Callable, Iterator
-from operator import attrgetter
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -31,8 +31,27 @@ class Direction:
 
 
 Entry = tuple[float, int, int, Any]
-"""Time (monotonic, s), direction, size in bytes, and what: a message without secrets, what its ``redacted()`` has
-returned, the ``(class, values)`` of the public fields of one with secrets, or a text."""
+"""Time (monotonic, s), direction, size in bytes, and what: a message without secrets, a copy of one whose secrets are
+None, what its ``redacted()`` has returned, a text, a :class:`Leg` or a :class:`Through`."""
+
+
+class Leg(msgspec.Struct, frozen=True):
+    """What went between the session and a named party that is not its peer: a backend, a file of rules, another pod.
+
+    Shape: the entry's direction is the session's side of it: OUT asks the party, IN is its answer, ERROR its failure.
+    Then: never a secret; it is kept as it is.
+    """
+
+    party: str
+    name: str
+    text: str = ""
+
+
+class Through(msgspec.Struct, frozen=True):
+    """A message of one of several peers that a session has at a time; ``what`` is without secrets, as in an entry."""
+
+    peer: str
+    what: Any
 
 
 Redactor = Callable[[Any], Any]
@@ -50,22 +69,18 @@ def _public_names(kind: type) -> tuple[str, ...]:
 def redactor_for(kind: type) -> Redactor | None:
     """Return the function that takes the secrets out of messages of ``kind``; None: there are none.
 
-    A struct without secret fields is kept as it is; one with them loses them; one that holds other messages has a
-    method ``redacted`` and is kept as what that returns, which is a struct without secrets. Anything else (plain
-    bytes, say) may hold anything and is kept as its size only.
+    A struct without secret fields is kept as it is; one with them as a copy in which they are None; one that holds
+    other messages has a method ``redacted`` and is kept as what that returns, which is a struct without secrets.
+    Anything else (plain bytes, say) may hold anything and is kept as its size only.
     """
     if not issubclass(kind, msgspec.Struct):
         return _size_only
     redacted: Redactor | None = getattr(kind, "redacted", None)
     if redacted is not None:
         return redacted
-    if not getattr(kind, "secret_fields", None):
-        return None
-    names = _public_names(kind)
-    if len(names) < 2:  # noqa: PLR2004 - attrgetter of one name gives a value, not a tuple
-        return lambda message: (kind, tuple(getattr(message, name) for name in names))
-    get = attrgetter(*names)
-    return lambda message: (kind, get(message))
+    secret = getattr(kind, "secret_fields", None)
+    # A copy costs half of what taking the public fields out one by one does.
+    return partial(msgspec.structs.replace, **dict.fromkeys(secret)) if secret else None
 
 
 class Redactors(dict[type, Redactor | None]):
@@ -128,13 +143,6 @@ def summary(entry: Entry) -> tuple[str, str]:
     what = entry[3]
     if isinstance(what, str):
         return what, ""
-    if isinstance(what, tuple):
-        kind, values = what
-        names = _public_names(kind)
-    else:
-        kind, names = type(what), _public_names(type(what))
-        values = tuple(getattr(what, name) for name in names)
-    shown = (
-        f"{name}={value!r}" for name, value in zip(names, values, strict=True) if value not in ("", b"", ())
-    )
-    return kind.__name__, " ".join(shown)
+    fields = ((name, getattr(what, name)) for name in _public_names(type(what)))
+    shown = (f"{name}={value!r}" for name, value in fields if value not in ("", b"", ()))
+    return type(what).__name__, " ".join(shown)

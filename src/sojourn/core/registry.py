@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from sojourn.core.recorder import Direction, Entry
+from sojourn.core.recorder import Direction, Entry, Through
 from sojourn.core.session import Reason, Session, is_failure
 
 if TYPE_CHECKING:
@@ -37,7 +37,10 @@ class SessionSnapshot(msgspec.Struct, frozen=True):
 
 
 class TraceEntry(msgspec.Struct, frozen=True):
-    """One line of a trace. ``at_s`` counts from the session's start; ``source`` and ``target`` are its parties."""
+    """One line of a trace. ``at_s`` counts from the session's start; ``source`` and ``target`` are its parties.
+
+    ``is_leg``: it went between the gateway and a party behind it, not the peer.
+    """
 
     at_s: float
     direction: str
@@ -46,6 +49,7 @@ class TraceEntry(msgspec.Struct, frozen=True):
     name: str
     summary: str
     size_bytes: int
+    is_leg: bool = False
 
 
 Recorded = tuple[SessionSnapshot, list[TraceEntry]]
@@ -164,8 +168,22 @@ class Registry:
         gateway, started = session.gateway, session.started
         entries = []
         for entry in ring:
-            at, direction, size, _ = entry
-            name, text = gateway.words_for(entry)
-            source, target = gateway.parties(session, direction)
-            entries.append(TraceEntry(at - started, _DIRECTIONS[direction], source, target, name, text, size))
+            at, direction, size, what = entry
+            leg = gateway.leg(what)
+            if leg is not None:
+                name, text = leg.name, leg.text
+                source, target = _ends(gateway.name, leg.party, direction)
+            elif isinstance(what, Through):
+                name, text = gateway.words_for((at, direction, size, what.what))
+                source, target = _ends(gateway.name, what.peer, direction)
+            else:
+                name, text = gateway.words_for(entry)
+                source, target = gateway.parties(session, direction)
+            words = (source, target, name, text)
+            entries.append(TraceEntry(at - started, _DIRECTIONS[direction], *words, size, leg is not None))
         return entries
+
+
+def _ends(ours: str, theirs: str, direction: int) -> tuple[str, str]:
+    """Return from whom to whom; what fails at a party comes from it."""
+    return (ours, theirs) if direction == Direction.OUT else (theirs, ours)

@@ -21,7 +21,7 @@ import msgspec
 
 from sojourn.core.correlation import PendingTable
 from sojourn.core.events import EventKind
-from sojourn.core.recorder import Direction, Entry
+from sojourn.core.recorder import Direction, Entry, Leg
 from sojourn.core.router import Lane
 from sojourn.core.table import Mode
 from sojourn.errors import (
@@ -185,11 +185,15 @@ class Session(msgspec.Struct, eq=False):
             # The usual end of a short exchange, without the calls of ``_end``: worth 0.2 us of each.
             self.ended = reason
             connection = self.connection
-            recorder = connection.recorder
-            if recorder.quota and self.trace is not None:
-                recorder.quota -= 1
-                self.ended_at = connection.now
-                recorder.keep_finished(self)
+            if self.trace is not None:
+                recorder = connection.recorder
+                if recorder.quota:
+                    recorder.quota -= 1
+                    self.ended_at = connection.now
+                    recorder.keep_finished(self)
+                else:
+                    # Its events wait for the log and hold it until then: thousands of traces, and none in the cache.
+                    self.trace = None
             table = connection.table
             if table.mode == _MULTI and table.live.get(self.key) is self:
                 del table.live[self.key]
@@ -271,6 +275,21 @@ class Session(msgspec.Struct, eq=False):
         trace = self.trace
         if trace is not None:
             trace.append((self.connection.clock(), direction, 0, text))
+            if len(trace) > self.connection.trace_limit:
+                del trace[: len(trace) // 2]
+
+    def note_sent(self, party: str, name: str, text: str = "") -> None:
+        """Write into the flight recorder what ``party``, which is not the peer, was asked or told; never a secret."""
+        self._note_leg(Direction.OUT, party, name, text)
+
+    def note_received(self, party: str, name: str, text: str = "", *, is_error: bool = False) -> None:
+        """Write into the flight recorder what ``party`` answered, or that it failed; never a secret."""
+        self._note_leg(Direction.ERROR if is_error else Direction.IN, party, name, text)
+
+    def _note_leg(self, direction: int, party: str, name: str, text: str) -> None:
+        trace = self.trace
+        if trace is not None:
+            trace.append((self.connection.clock(), direction, 0, Leg(party, name, text)))
             if len(trace) > self.connection.trace_limit:
                 del trace[: len(trace) // 2]
 
@@ -502,6 +521,8 @@ class Session(msgspec.Struct, eq=False):
             elif recorder.quota:
                 recorder.quota -= 1
                 recorder.keep_finished(self)
+            else:
+                self.trace = None  # as in finish
         if self.others is None:
             connection.ended(self)
         else:

@@ -6,7 +6,7 @@ not, and what watching costs is bounded by how often is looked. Knows no protoco
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING
 
@@ -32,11 +32,15 @@ class Growth(msgspec.Struct, frozen=True):
 
 
 class TraceWatch:
-    """Looks at one session's ring. Life: as long as somebody follows the session; keeps it and its trace in memory."""
+    """Looks at one session's ring. Life: as long as somebody follows the session; keeps it and its trace in memory.
+
+    The ring is its own to keep: a session that ends and is not kept by the recorder lets go of it.
+    """
 
     def __init__(self, server: Server, session: Session) -> None:
         self._registry = server.registry
         self._session = session
+        self._ring: Sequence[Entry] = () if session.trace is None else session.trace
         self._last: Entry | None = None
 
     def look(self) -> Growth:
@@ -44,7 +48,7 @@ class TraceWatch:
         session = self._session
         fresh: list[Entry] = []
         last = self._last
-        for entry in reversed(session.trace or ()):
+        for entry in reversed(self._ring):
             if entry is last:
                 break
             fresh.append(entry)

@@ -3,27 +3,28 @@
 Everything lives in temporary directories and on loopback, and is gone after Ctrl-C. Made-up names, generated
 secrets: nothing of it is fit for production, and nothing of it is needed there.
 
-Shape: ``site`` (devices, users, rules and where to listen), ``traffic`` (what a switch does all day), ``database`` (a
-PostgreSQL primary and its replica), ``customers`` (who uses it while the primary is killed), ``trader`` (who trades
-while its WebSocket is killed), ``alarm_day`` (a house with an alarm panel, through a day in a minute), ``screen`` (what
-the person in front of it sees).
+Shape: ``site`` (devices, people, rules and where to listen), ``traffic`` (every request that a switch can make, once),
+``shifts`` (people at work), ``database`` (a PostgreSQL primary and its replica), ``customers`` (who uses it while the
+primary is killed), ``trader`` (who trades while the WebSocket is killed), ``alarm_day`` (a house with an alarm panel,
+through a day in a minute), ``screen`` (what the person in front of it sees).
 """
 
 from __future__ import annotations
 
 import asyncio
 import tempfile
-import time
 from collections.abc import Sequence
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sojourn.app import Daemon
 from sojourn.core.events import Event
 from sojourn.core.loop import run as run_loop
-from sojourn.core.server import SERVER_STARTED
+from sojourn.core.server import SERVER_DRAINING, SERVER_STARTED
 from sojourn.demo.alarm_day import show_alarm_day
-from sojourn.demo.screen import Screen
+from sojourn.demo.screen import Screen, first_of
+from sojourn.demo.shifts import begin_shifts
 from sojourn.demo.site import Site
 from sojourn.demo.traffic import send_traffic
 from sojourn.errors import ConfigError, SojournError
@@ -32,8 +33,8 @@ from sojourn.gateways.itv2.gateway import Itv2Gateway
 if TYPE_CHECKING:
     from sojourn.demo.database import DatabasePair
 
-TRAFFIC_INTERVAL_S = 2.0
-"""Pause between two rounds of traffic, so that there is something to look at."""
+VISITOR = "visitor"
+"""What the audit log calls the browser that the demo's link lets in."""
 
 
 def run_demo() -> None:
@@ -46,43 +47,63 @@ def run_demo() -> None:
 
 async def serve_demo(screen: Screen) -> None:
     """Run the demo until a signal says stop."""
-    with tempfile.TemporaryDirectory(prefix="sojourn-demo-") as name:
-        with screen.step("making devices, users, keys and certificates"):
-            site = await asyncio.to_thread(Site, Path(name))
-        site.pair = await _start_databases(screen)
-        site.has_exchange = site.pair is not None and _makes_tokens(site, screen)
-        try:
-            await _start_broker(site, screen)
-            await _serve_somewhere(site, screen)
-        finally:
-            await site.alarm.stop_broker()
-            if site.pair is not None:
-                await site.pair.stop()
+    async with AsyncExitStack() as stack:
+        directory = stack.enter_context(tempfile.TemporaryDirectory(prefix="sojourn-demo-"))
+        site = await _prepare(stack, Path(directory), screen)
+        await _serve_somewhere(site, screen)
     screen.say("stopped; the demo's directory is gone")
 
 
-def _makes_tokens(site: Site, screen: Screen) -> bool:
-    """Make the key that the trader's token is signed with; False where there is no exchange gateway, which is said."""
+async def _prepare(stack: AsyncExitStack, directory: Path, screen: Screen) -> Site:
+    """Make and start all that the daemon stands on, at the same time; ``stack`` ends it."""
+    async with asyncio.TaskGroup() as tasks:
+        databases = tasks.create_task(_start_databases(stack, screen))
+        loading = tasks.create_task(asyncio.to_thread(_load_gateways))
+        site = await _make_site(stack, directory, screen)
+    site.pair = databases.result()
+    if site.pair is not None:
+        if loading.result():
+            await asyncio.to_thread(_make_token_key, site)
+            site.has_exchange = True
+        else:
+            screen.complain("no exchange in this demo: it needs sojourn[exchange]")
+    return site
+
+
+def _load_gateways() -> bool:
+    """Load what takes a moment while there is time; False where there is no exchange gateway."""
+    import sojourn.gateways.itv2.gateway  # noqa: PLC0415 - as the docstring says
+
     try:
-        from sojourn.gateways.exchange.dev_issuer import make_key_file  # noqa: PLC0415 - optional, as asyncpg
+        import sojourn.demo.trader  # noqa: PLC0415 - optional, as asyncpg
+        import sojourn.gateways.exchange.gateway  # noqa: F401, PLC0415 - as above
     except ImportError:
-        screen.complain("no exchange in this demo: it needs sojourn[exchange]")
         return False
-    make_key_file(site.dev_key_file)
     return True
 
 
-async def _start_broker(site: Site, screen: Screen) -> None:
-    """Start an MQTT broker; where there is none, say how to use another one."""
+def _make_token_key(site: Site) -> None:
+    """Make the key that the traders' tokens are signed with."""
+    from sojourn.gateways.exchange.dev_issuer import make_key_file  # noqa: PLC0415 - optional, as asyncpg
+
+    make_key_file(site.dev_key_file)
+
+
+async def _make_site(stack: AsyncExitStack, directory: Path, screen: Screen) -> Site:
+    """Make the site, and start an MQTT broker; where there is none, say how to use another one."""
+    with screen.step("making devices, users, keys and certificates"):
+        site = await asyncio.to_thread(Site, directory)
+    stack.push_async_callback(site.alarm.stop_broker)
     try:
         with screen.step("starting Mosquitto"):
             await site.alarm.start_broker()
     except (ImportError, SojournError):
         screen.say("no MQTT broker in this demo: install Debian's mosquitto; one of your own is")
         screen.say('\\[itv2.mqtt] url = "mqtt://HOST:1883" in a sojourn.toml')
+    return site
 
 
-async def _start_databases(screen: Screen) -> DatabasePair | None:
+async def _start_databases(stack: AsyncExitStack, screen: Screen) -> DatabasePair | None:
     """Start a primary and its replica; None where there is no PostgreSQL, which is said."""
     try:
         from sojourn.demo.database import DatabasePair  # noqa: PLC0415 - needs asyncpg, which is optional
@@ -90,16 +111,13 @@ async def _start_databases(screen: Screen) -> DatabasePair | None:
         screen.complain("no PostgreSQL in this demo: it needs sojourn[embedded]")
         return None
     pair = DatabasePair()
+    stack.push_async_callback(pair.stop)
     try:
         with screen.step("starting PostgreSQL: primary, replica, sessions"):
             await pair.start()
     except SojournError as error:
-        await pair.stop()
         screen.complain(f"no PostgreSQL in this demo: {error}")
         return None
-    except BaseException:
-        await pair.stop()
-        raise
     return pair
 
 
@@ -115,15 +133,19 @@ async def _serve_somewhere(site: Site, screen: Screen) -> None:
 
 
 async def _serve(site: Site, screen: Screen) -> None:
-    daemon = Daemon(site.settings(), site.settings)
+    with screen.step("putting the daemon together"):
+        daemon = Daemon(site.settings(), site.settings)
     is_started = asyncio.Event()
+    visit = daemon.server.spawn(_visit(site, daemon, screen, is_started))
 
     def watch(batch: Sequence[Event]) -> None:
-        if any(event.kind is SERVER_STARTED for event in batch):
+        kinds = {event.kind for event in batch}
+        if SERVER_STARTED in kinds:
             is_started.set()
+        if SERVER_DRAINING in kinds:
+            visit.cancel()  # who is at work leaves, so that the server has nobody to wait for
 
     daemon.server.events.add_view(watch)
-    visit = daemon.server.spawn(_visit(site, daemon, screen, is_started))
     try:
         await daemon.serve()
     finally:
@@ -133,17 +155,34 @@ async def _serve(site: Site, screen: Screen) -> None:
 
 
 async def _visit(site: Site, daemon: Daemon, screen: Screen, is_started: asyncio.Event) -> None:
-    """Send traffic once for the table, then again and again; the server ends this task at its own end."""
+    """Send traffic once for the tables, then let everybody go on; ended when the server drains."""
     with screen.step("starting the daemon"):
         await is_started.wait()
         site.found_places([listener.address for listener in daemon.server.listeners], daemon.admin.address)
+    screen.show_dashboard(site, daemon.admin.login_link(VISITOR))
     try:
         with screen.step("sending logins, authorizations and accounting"):
             rows = await send_traffic(site)
         screen.show_rows(site, rows)
     except (SojournError, OSError) as error:
         screen.complain(f"the traffic failed: {error}")
+    try:
+        await _go_on(site, daemon, screen)
+    except Exception as error:
+        # A demo in which nothing happens any more looks like a server that hangs: say whose fault it is.
+        screen.complain(f"the demo's traffic has ended: {first_of(error)!r}")
+        raise
+
+
+async def _go_on(site: Site, daemon: Daemon, screen: Screen) -> None:
+    """Let everybody begin to work, and show what comes of it; they work until the task is cancelled."""
+
+    def report(error: Exception) -> None:
+        if daemon.server.is_ready:
+            screen.complain(f"the traffic failed: {error}")
+
     async with asyncio.TaskGroup() as tasks:
+        begin_shifts(site, tasks, report)
         gateway = daemon.server.gateways[Itv2Gateway.name]
         if isinstance(gateway, Itv2Gateway) and gateway.history is not None:
             tasks.create_task(show_alarm_day(site, screen, gateway.history))
@@ -155,18 +194,4 @@ async def _visit(site: Site, daemon: Daemon, screen: Screen, is_started: asyncio
             from sojourn.demo.trader import show_trader  # noqa: PLC0415 - needs jwt, which is optional
 
             await show_trader(site, screen, tasks)
-        screen.show_next_steps(site)
-        await _go_on(site, daemon, screen)
-
-
-async def _go_on(site: Site, daemon: Daemon, screen: Screen) -> None:
-    """Send traffic again and again, until the server begins to stop."""
-    began = time.monotonic()
-    while True:
-        await asyncio.sleep(TRAFFIC_INTERVAL_S)
-        if not daemon.server.is_ready:
-            return
-        try:
-            await send_traffic(site)
-        except (SojournError, OSError) as error:
-            screen.complain(f"after {time.monotonic() - began:.0f} s the traffic failed: {error}")
+        screen.show_next_steps(site, daemon.admin.login_link(VISITOR))

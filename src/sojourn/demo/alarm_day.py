@@ -1,6 +1,6 @@
-"""An alarm panel of the demo: a simulated house that lives through a day in a minute, and what was seen of it.
+"""The alarm panels of the demo: a house that lives through a day in a minute, and a workshop that waits for orders.
 
-The panel dials the daemon as a real one would. Whoever watches compares what the panel was acknowledged with what the
+The panels dial the daemon as real ones would. Whoever watches compares what the panel was acknowledged with what the
 history holds, and listens at the broker where there is one. Knows nothing of how the gateway works.
 """
 
@@ -23,7 +23,7 @@ from sojourn.gateways.itv2.config import Itv2Settings, PanelSettings
 from sojourn.gateways.itv2.history import Entry, History, HistoryQuery, HistorySettings
 from sojourn.gateways.itv2.messages import Message, ZoneLifestyle, ZoneState
 from sojourn.gateways.itv2.mqtt.config import MqttSettings
-from sojourn.gateways.itv2.peer import PanelIdentity, SimulatedPanel
+from sojourn.gateways.itv2.peer import PanelIdentity, PanelProgramme, SimulatedPanel, ZoneProgramme
 from sojourn.gateways.itv2.peer.script import find_script, load_script, play
 
 if TYPE_CHECKING:
@@ -32,9 +32,21 @@ if TYPE_CHECKING:
 
 NAME: Final = "house"
 ID: Final = "123456789012"
+WORKSHOP: Final = "workshop"
+WORKSHOP_ID: Final = "234567890123"
+WORKSHOP_ZONES: Final = (
+    ZoneProgramme("Door", 1),
+    ZoneProgramme("Gate", 2),
+    ZoneProgramme("Window left", 3),
+    ZoneProgramme("Window right", 3),
+    ZoneProgramme("Motion", 5),
+    ZoneProgramme("Smoke", 8),
+)
 SCRIPT: Final = "a_day.toml"
 TOPIC: Final = "sojourn"
 WITHIN_S: Final = 20.0
+NIGHT_S: Final = 10.0
+"""Between two days in the house, after the first one was shown."""
 AFTERWARDS_S: Final = 2.0
 """How long what was pulled after the last step may take to be seen."""
 PAGE_COUNT: Final = 1000
@@ -61,7 +73,7 @@ class DayResult(NamedTuple):
 
 
 class AlarmHouse:
-    """The panel's side and the gateway's side of one made-up house.
+    """The panels' side and the gateway's side of a made-up house and a workshop.
 
     Life: as long as the demo's directory. ``broker`` is None where there is no MQTT broker.
     """
@@ -99,7 +111,10 @@ class AlarmHouse:
             )
         return Itv2Settings(
             listeners=(ListenerSettings(address=address),),
-            panels=(PanelSettings(name=NAME, integration_id=ID, type2_code=self._code),),
+            panels=tuple(
+                PanelSettings(name=name, integration_id=number, type2_code=self._code)
+                for name, number in ((NAME, ID), (WORKSHOP, WORKSHOP_ID))
+            ),
             history=HistorySettings(file=str(self._history)),
             mqtt=mqtt,
         )
@@ -109,6 +124,12 @@ class AlarmHouse:
         identity = PanelIdentity(ID, type_2_code=self._code)
         script = self.script
         return SimulatedPanel(identity, host, port, programme=script.programme, speed=script.speed)
+
+    def workshop(self, host: str, port: int) -> SimulatedPanel:
+        """Return the workshop's panel, in which nothing happens but what is ordered."""
+        identity = PanelIdentity(WORKSHOP_ID, type_2_code=self._code)
+        programme = PanelProgramme(WORKSHOP_ZONES, ("Workshop",))
+        return SimulatedPanel(identity, host, port, programme=programme)
 
 
 class _Day:
@@ -133,17 +154,22 @@ class _Day:
 
 
 async def show_alarm_day(site: Site, screen: Screen, history: History) -> None:
-    """Let the panel live through its day, show it, and let the panel go on quietly.
+    """Let the house live through its day and show it; days go on, and the workshop is there meanwhile.
 
     Args:
         history: of the gateway in this process.
     """
     house = site.alarm
     try:
-        async with house.panel(site.host, site.itv2_port) as panel:
+        async with (
+            house.panel(site.host, site.itv2_port) as panel,
+            house.workshop(site.host, site.itv2_port),
+        ):
             result = await _live(house, panel, history)
             screen.show_alarm_day(site, result)
-            await asyncio.Event().wait()
+            while True:
+                await asyncio.sleep(NIGHT_S)
+                await play(panel, house.script)
     except (SojournError, OSError, TimeoutError) as error:
         screen.complain(f"the alarm panel failed: {type(error).__name__}: {error}")
 

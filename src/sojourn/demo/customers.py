@@ -7,16 +7,19 @@ prepared statements and LISTEN, some write in transactions, some with single sta
 from __future__ import annotations
 
 import asyncio
+import itertools
 import statistics
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from time import monotonic
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 import asyncpg
 
 from sojourn.core.session import raised_at
-from sojourn.demo.database import APP, POOLS, DatabasePair
+from sojourn.demo.database import APP, POOLS, SHOP, DatabasePair
+from sojourn.demo.screen import first_of
 from sojourn.errors import SojournError
 from sojourn.gateways.postgres.config import PoolMode
 
@@ -37,6 +40,13 @@ EACH_COUNT: Final = 2
 """Customers of each kind in each pool."""
 WITHIN_S: Final = 20.0
 """For every customer to be answered again."""
+CLERK_EVERY_S: Final = 4.0
+CLERK_STATEMENTS: Final = (
+    "SELECT count(*), max(number) FROM sale",
+    "SELECT customer, count(*) FROM sale, (SELECT pg_sleep(0.3)) AS slowly GROUP BY customer",
+    "SELECT customer, sum(amount) FROM sale GROUP BY customer",
+)
+"""A quick one, a slow one, and one with a mistake in it."""
 
 ANSWERED: Final = "answered"
 NOT_COMMITTED: Final = "40001"
@@ -220,11 +230,37 @@ async def show_failover(pair: DatabasePair, screen: Screen, address: str, tasks:
             result = await customers.fail_over(PROMOTED_AFTER_S)
         screen.show_failover(address, result)
     except* (SojournError, OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as errors:
-        first: BaseException = errors
-        while isinstance(first, BaseExceptionGroup):
-            first = first.exceptions[0]
+        first = first_of(errors)
         screen.complain(f"the failover failed: {type(first).__name__}: {first}")
     customers.slow_down()
+    try:
+        with screen.step("bringing the killed server back as a replica"):
+            await pair.take_back()
+    except SojournError as error:
+        screen.complain(f"the killed server did not come back: {error}")
+    clerk = Clerk(host, int(port), pair.password)
+    tasks.create_task(clerk.run())
+
+
+class Clerk:
+    """Somebody who comes now and then, writes a report that takes long, makes a mistake, and leaves.
+
+    Life: run in a task of the demo until that is cancelled.
+    """
+
+    def __init__(self, host: str, port: int, password: str) -> None:
+        self._url = f"postgresql://{APP}:{password}@{host}:{port}/{SHOP}"
+
+    async def run(self) -> None:
+        """Work for ever; where there is no database at the moment, come again later."""
+        for statement in itertools.cycle(CLERK_STATEMENTS):
+            await asyncio.sleep(CLERK_EVERY_S)
+            with suppress(OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
+                connection = await asyncpg.connect(self._url)
+                try:
+                    await connection.execute(statement)
+                finally:
+                    connection.terminate()
 
 
 class Customers:

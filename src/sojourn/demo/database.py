@@ -24,6 +24,7 @@ from sojourn.gateways.postgres.config import (
     PoolMode,
     PoolSettings,
     PostgresSettings,
+    QueryLogSettings,
     User,
 )
 
@@ -31,6 +32,8 @@ APP: Final = "app"
 SHOP: Final = "shop"
 POOLS: Final[dict[PoolMode, str]] = {"transaction": SHOP, "session": "shop_session"}
 """Pool mode and the name under which customers get it; behind both is the same database."""
+SLOW_MS: Final = 200
+"""What the demo's pages call a slow statement."""
 
 _MONITOR: Final = "monitor"
 _TABLE: Final = "CREATE TABLE sale (customer text, number int, part int, at timestamptz DEFAULT now())"
@@ -39,15 +42,15 @@ _TABLE: Final = "CREATE TABLE sale (customer text, number int, part int, at time
 class DatabasePair:
     """A primary with a synchronous replica, until the primary is killed; beside them a server that is left alone.
 
-    Life: started and stopped by the demo. Always true: what was committed is on both, so that nothing may be missing
-    when the replica takes over.
+    Life: started and stopped by the demo. Always true until :meth:`take_back`: what was committed is on both, so that
+    nothing may be missing when the replica takes over.
     """
 
     def __init__(self) -> None:
         self.password = secrets.token_urlsafe(12)
         self._monitor_password = secrets.token_urlsafe(12)
-        self._primary = PostgresServer(port=0, settings={"max_connections": "100"})
-        self._replica: PostgresServer | None = None
+        self._first = PostgresServer(port=0, settings={"max_connections": "100"})
+        self._second: PostgresServer | None = None
         self._sessions = PostgresServer()
 
     async def start(self) -> None:
@@ -55,23 +58,30 @@ class DatabasePair:
 
         Raises: BackendUnavailable or ConfigError where there is no PostgreSQL.
         """
-        await self._sessions.start()
-        await self._primary.start()
-        owner = await asyncpg.connect(self._primary.dsn())
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(self._sessions.start())
+                tasks.create_task(self._start_pair())
+        except ExceptionGroup as errors:
+            raise errors.exceptions[0] from None
+
+    async def _start_pair(self) -> None:
+        await self._first.start()
+        owner = await asyncpg.connect(self._first.dsn())
         try:
             await owner.execute(f"CREATE ROLE {APP} LOGIN PASSWORD '{self.password}'")
             await owner.execute(
                 f"CREATE ROLE {_MONITOR} LOGIN PASSWORD '{self._monitor_password}' IN ROLE pg_monitor"
             )
             await owner.execute(f"CREATE DATABASE {SHOP} OWNER {APP}")
-            self._replica = await self._primary.replica(port=0)
+            self._second = await self._first.replica(port=0)
             # From here on a COMMIT is answered when the replica has it.
             await owner.execute("ALTER SYSTEM SET synchronous_standby_names = '*'")
             await owner.execute("SELECT pg_reload_conf()")
         finally:
             await owner.close()
         app = await asyncpg.connect(
-            host=self._primary.host, port=self._primary.port, user=APP, password=self.password, database=SHOP
+            host=self._first.host, port=self._first.port, user=APP, password=self.password, database=SHOP
         )
         try:
             await app.execute(_TABLE)
@@ -80,23 +90,33 @@ class DatabasePair:
 
     async def stop(self) -> None:
         """Stop what runs; the files go with it."""
-        servers = (self._sessions, self._primary, *([] if self._replica is None else [self._replica]))
+        servers = (self._sessions, self._first, *([] if self._second is None else [self._second]))
         await asyncio.gather(*(server.stop() for server in servers))
 
     async def kill_primary(self) -> None:
         """Kill the primary as a power cut would."""
-        await self._primary.crash()
+        await self._first.crash()
 
     async def promote_replica(self) -> None:
         """Make the replica the primary."""
-        assert self._replica is not None  # noqa: S101 - started
-        await self._replica.promote()
+        assert self._second is not None  # noqa: S101 - started
+        await self._second.promote()
+
+    async def take_back(self) -> None:
+        """Bring the killed server back, as a replica of the one that took over.
+
+        Raises: BackendUnavailable.
+        """
+        assert self._second is not None  # noqa: S101 - started
+        port = self._first.port
+        await self._first.stop()
+        self._first = await self._second.replica(port=port)
 
     async def sales(self) -> list[tuple[str, int, int]]:
         """Return what the server that is there now knows of sales: customer, number and how many rows each has."""
-        assert self._replica is not None  # noqa: S101 - started
+        assert self._second is not None  # noqa: S101 - started
         connection = await asyncpg.connect(
-            host=self._replica.host, port=self._replica.port, user=APP, password=self.password, database=SHOP
+            host=self._second.host, port=self._second.port, user=APP, password=self.password, database=SHOP
         )
         try:
             rows = await connection.fetch("SELECT customer, number, count(*) FROM sale GROUP BY 1, 2")
@@ -114,8 +134,8 @@ class DatabasePair:
 
     def settings(self, address: str) -> PostgresSettings:
         """Return the table ``[postgres]`` of the demo, listening on ``address``."""
-        assert self._replica is not None  # noqa: S101 - started
-        nodes = (("db-1", self._primary), ("db-2", self._replica))
+        assert self._second is not None  # noqa: S101 - started
+        nodes = (("db-1", self._first), ("db-2", self._second))
         return PostgresSettings(
             listeners=(ListenerSettings(address=address),),
             clusters=(
@@ -137,4 +157,5 @@ class DatabasePair:
             auth=AuthSettings(method="scram-sha-256"),
             console=ConsoleSettings(admin_users=(APP,)),
             pool=PoolSettings(size_count=12),
+            query_log=QueryLogSettings(slow_ms=SLOW_MS),
         )

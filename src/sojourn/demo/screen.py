@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.markup import escape
+from rich.status import Status
 from rich.table import Table
 
 from sojourn.demo.site import HOST, Site
@@ -39,6 +40,8 @@ class Screen:
     def __init__(self, console: Console | None = None) -> None:
         self._console = console or Console(highlight=False)
         self._is_complaining = False
+        self._under_way: list[str] = []
+        self._status: Status | None = None
 
     def say(self, text: str) -> None:
         """Print a line as it is; what is too long goes on behind the terminal's edge, so that it can be copied."""
@@ -46,11 +49,25 @@ class Screen:
 
     @contextlib.contextmanager
     def step(self, what: str) -> Iterator[None]:
-        """Show what is under way, and afterwards how long it took."""
+        """Show what is under way, several things at a time, and afterwards how long each took."""
         began = time.monotonic()
-        with self._console.status(f"{what} ..."):
+        self._under_way.append(what)
+        self._show_under_way()
+        try:
             yield
+        finally:
+            self._under_way.remove(what)
+            self._show_under_way()
         self.say(f"{what:<48} [dim]{(time.monotonic() - began) * 1000:6.0f} ms[/]")
+
+    def _show_under_way(self) -> None:
+        """Show one line at the most: a terminal has one place for it."""
+        if self._status is not None:
+            self._status.stop()
+        self._status = None
+        if self._under_way:
+            self._status = self._console.status(f"{'; '.join(self._under_way)} ...")
+            self._status.start()
 
     def complain(self, text: str) -> None:
         """Say what went wrong, the first time; the log has the rest."""
@@ -155,13 +172,14 @@ class Screen:
             f"[{colour}]{result.acknowledged_count} messages acknowledged; each move of a zone is stored {verdict}[/]"
         )
 
-    def show_next_steps(self, site: Site) -> None:
-        """Show commands to type in a second terminal."""
+    def show_next_steps(self, site: Site, link: str) -> None:
+        """Show commands to type in a second terminal, and what else there is to see."""
         self.say("\n[bold]Try in a second terminal[/]")
         if site.control != site.usual_control:
             self.say(f"  export SOJOURN_SOCKET={site.control}")
         sojourn = _command()
         for line in (
+            f"{sojourn} top",
             f"{sojourn} sessions list --limit 15",
             f"{sojourn} trace tacacs-2",
             f"{sojourn} trace tacacs-2 --mermaid",
@@ -178,7 +196,23 @@ class Screen:
             self.say(f"  {sojourn} token issue {TRADER} --key {site.dev_key_file}")
             self.say(f"\nThe trading desk: [bold]{site.exchange_url}/[/] asks for that token.")
         self.say("An alarm panel lives through a day in a minute: its table comes then.")
-        self.say("\nTraffic goes on every 2 seconds. [bold]Ctrl-C[/] stops everything.")
+        self.show_dashboard(site, link)
+        self.say("Traffic goes on at all gateways. [bold]Ctrl-C[/] stops everything.")
+
+    def show_dashboard(self, site: Site, link: str) -> None:
+        """Show where the dashboard is, with a link that lets a browser in: the one secret that is printed."""
+        self.say("\n[bold]The dashboard[/], in a browser on this machine:")
+        self.say(f"  {link}")
+        self.say("The link works once, within 5 minutes. Another one, in a second terminal:")
+        socket = "" if site.control == site.usual_control else f" --socket {site.control}"
+        self.say(f"  {_command()} login-link{socket}\n")
+
+
+def first_of(error: BaseException) -> BaseException:
+    """Return what went wrong first where several tasks were at work."""
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error
 
 
 def _command() -> str:

@@ -1,4 +1,4 @@
-"""The demo's made-up site: one switch, two people, three rules, a house, and where everything listens.
+"""The demo's made-up site: devices, people, rules, houses, and where everything listens.
 
 Usual ports and the usual control socket where they are free, so that plain ``sojourn sessions list`` finds the demo;
 others where they are not, so that several demos run at once.
@@ -11,7 +11,7 @@ import secrets
 import socket
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from sojourn.admin.config import AdminSettings
 from sojourn.admin.serving import control_socket
@@ -51,6 +51,34 @@ SERVER_NAME: Final = "sojourn.example.net"
 SWITCH_NAME: Final = "switch-7.example.net"
 ANA: Final = "ana"
 BEN: Final = "ben"
+CHLOE: Final = "chloe"
+DMITRI: Final = "dmitri"
+EVE: Final = "eve"
+BACKUP: Final = "backup"
+PEOPLE: Final = {
+    ANA: "netops",
+    BEN: "helpdesk",
+    CHLOE: "netops",
+    DMITRI: "helpdesk",
+    EVE: "contractors",
+    BACKUP: "netops",
+}
+"""Every user, and the group that the rules know them by."""
+
+
+class Equipment(NamedTuple):
+    """A device: the address that it connects from, and the group that the rules know it by."""
+
+    name: str
+    address: str
+    group: str
+
+
+SWITCH: Final = Equipment("switch-7", HOST, "access")
+CORE: Final = Equipment("core-1", "127.0.0.11", "core")
+EDGE: Final = Equipment("edge-3", "127.0.0.12", "edge")
+FIREWALL: Final = Equipment("firewall-2", "127.0.0.13", "firewall")
+DEVICES: Final = (SWITCH, CORE, EDGE, FIREWALL)
 
 
 class Site:
@@ -62,8 +90,8 @@ class Site:
     def __init__(self, directory: Path) -> None:
         self.records = directory / "accounting.jsonl"
         self.log = directory / "sojourn.log"
-        self.key = secrets.token_hex(16)
-        self.passwords = {name: secrets.token_urlsafe(9) for name in (ANA, BEN)}
+        self._keys = {device: secrets.token_hex(16) for device in DEVICES}
+        self.passwords = {name: secrets.token_urlsafe(9) for name in PEOPLE}
         self._directory = directory
         authority = ThrowAwayAuthority(directory)
         self._server, self._switch = (
@@ -80,7 +108,7 @@ class Site:
                 password=Secret(hash_password(self.passwords[name])),
                 secret=Secret(seal(self.passwords[name], self._seal_key, name)),
             )
-            for name, group in ((ANA, "netops"), (BEN, "helpdesk"))
+            for name, group in PEOPLE.items()
         )
         self.is_on_its_own = False
         self.usual_control = control_socket(AdminSettings(), os.environ)
@@ -142,19 +170,17 @@ class Site:
                     ListenerSettings(address=f"{HOST}:{self.tacacs_port}"),
                     ListenerSettings(address=f"{HOST}:{self.tls_port}", tls=tls),
                 ),
-                devices=(
-                    Device(
-                        name="switch-7",
-                        networks=("127.0.0.0/8",),
-                        certificate_names=(SWITCH_NAME,),
-                        groups=("access",),
-                        secrets=(SharedSecret(value=Secret(self.key)),),
-                    ),
-                ),
+                devices=tuple(self._device(one) for one in DEVICES),
                 users=self._users,
                 rules=(
                     Rule(name="netops-session", user_groups=("netops",), add=("priv-lvl=15",)),
-                    Rule(name="helpdesk-looks", user_groups=("helpdesk",), commands=("show", "ping")),
+                    Rule(name="helpdesk-looks", user_groups=("helpdesk",), commands=("", "show", "ping")),
+                    Rule(
+                        name="edge-only",
+                        user_groups=("contractors",),
+                        device_groups=(EDGE.group,),
+                        commands=("", "show interfaces", "ping", "traceroute"),
+                    ),
                 ),
                 accounting=Accounting(files=(FileSink(name="records", path=str(self.records)),)),
                 seal_key=self._seal_key,
@@ -171,10 +197,33 @@ class Site:
             process=ProcessSettings(directory=str(self._directory / "simulators"), dies_with_parent=True),
         )
 
-    def client(self, key: str = "") -> TacacsClient:
-        """Return the switch's side of one connection that carries many sessions."""
-        secret = (key or self.key).encode()
-        return TacacsClient(HOST, self.tacacs_port, key=secret, single_connect=True)
+    def _device(self, one: Equipment) -> Device:
+        is_switch = one is SWITCH
+        return Device(
+            name=one.name,
+            # The longest prefix wins: the switch is at whatever address is nobody's.
+            networks=("127.0.0.0/8",) if is_switch else (one.address,),
+            certificate_names=(SWITCH_NAME,) if is_switch else (),
+            groups=(one.group,),
+            secrets=(SharedSecret(value=Secret(self._keys[one])),),
+        )
+
+    def client(self, key: str = "", *, device: Equipment = SWITCH, typing_s: float = 0.0) -> TacacsClient:
+        """Return a device's side of one connection that carries many sessions.
+
+        Args:
+            key: another one than the device's.
+            typing_s: how long its users take for an answer.
+        """
+        secret = (key or self._keys[device]).encode()
+        return TacacsClient(
+            HOST,
+            self.tacacs_port,
+            key=secret,
+            single_connect=True,
+            from_address=device.address,
+            typing_s=typing_s,
+        )
 
     def tls_client(self) -> TacacsClient:
         """Return the switch's side of a connection over TLS, proven by its certificate."""

@@ -10,14 +10,15 @@ import asyncio
 import itertools
 import random
 import time
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager, suppress
-from typing import TYPE_CHECKING, Final, NamedTuple
+from collections.abc import AsyncIterator, Coroutine, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from sojourn.core.secret import Secret
+from sojourn.demo.screen import first_of
 from sojourn.errors import SojournError
 from sojourn.gateways.exchange.dev_issuer import read_key_file, sign_token
-from sojourn.gateways.exchange.peer import ExchangeClient, LiveEvent, LiveSession
+from sojourn.gateways.exchange.peer import Declined, ExchangeClient, LiveEvent, LiveSession
 
 if TYPE_CHECKING:
     from sojourn.demo.screen import Screen
@@ -31,6 +32,9 @@ ORDERS_COUNT: Final = 20
 KILLS_COUNT: Final = 3
 LATER_PAUSE_S: Final = 2.0
 """Between two orders, after the show."""
+SECOND: Final = "ben"
+"""Another trader, who comes after the show."""
+SECOND_PAUSE_S: Final = 5.0
 WITHIN_S: Final = 20.0
 LOOK_S: Final = 0.05
 PAGE_COUNT: Final = 500
@@ -118,12 +122,15 @@ class Trader:
                 listening.cancel()
 
     async def _trade(self, live: LiveSession) -> int:
-        """Buy or sell a little; return how much was filled. Raises: SojournError."""
+        """Buy or sell a little; return how much was filled, 0 if it was declined. Raises: SojournError."""
         symbol = self._random.choice(sorted(live.rows))
         held = {one["symbol"]: one["quantity"] for one in (live.portfolio or {}).get("positions", ())}
         quantity = self._random.randint(1, 9)
         side = "sell" if held.get(symbol, 0) > quantity and self._random.random() < 0.5 else "buy"  # noqa: PLR2004
-        return (await live.order(symbol, "buy" if side == "buy" else "sell", quantity)).filled
+        try:
+            return (await live.order(symbol, "buy" if side == "buy" else "sell", quantity)).filled
+        except Declined:  # what it knew of its cash and shares was older than the order before
+            return 0
 
     async def _trade_without(self, live: LiveSession, session_id: str) -> str:
         """Lose the WebSocket, trade over REST meanwhile, and come back to all that was missed. Raises: SojournError."""
@@ -163,20 +170,27 @@ class Trader:
             snapshots_count=max(0, sum(event.type == "snapshot" for event in self._told) - 1),
         )
 
-    async def go_on(self, session_id: str) -> None:
+    async def go_on(self, session_id: str, pause_s: float = LATER_PAUSE_S) -> None:
         """Trade quietly, for ever. Raises: SojournError."""
         async with self._client.live(session_id) as live, self._listening(live):
             await live.until(lambda: bool(live.rows))
             while True:
                 await self._trade(live)
-                await asyncio.sleep(LATER_PAUSE_S)
+                self._told.clear()
+                await asyncio.sleep(pause_s)
+
+    async def come_and_trade(self) -> None:
+        """Open a session with a simulator and trade in it, for ever. Raises: SojournError."""
+        session = await self._client.create_session()
+        await self._client.start_simulator(session.id)
+        await self.go_on(session.id, SECOND_PAUSE_S)
 
 
-def demo_token(site: Site) -> Secret:
-    """Return a token for the demo's trader."""
+def demo_token(site: Site, trader: str = TRADER) -> Secret:
+    """Return a token for one of the demo's traders."""
     token = sign_token(
         read_key_file(site.dev_key_file),
-        subject=TRADER,
+        subject=trader,
         scopes=("exchange",),
         issuer="sojourn-dev",
         audience="sojourn",
@@ -188,29 +202,35 @@ def demo_token(site: Site) -> Secret:
 
 async def show_trader(site: Site, screen: Screen, tasks: asyncio.TaskGroup) -> None:
     """Let the trader trade, show what it saw, and let it go on."""
-    client = await _entered(site)
+    client = await _entered(site, TRADER)
     trader = Trader(client)
+    result: TraderResult | None = None
     try:
         with screen.step("a trader, whose WebSocket is killed three times"):
             async with asyncio.timeout(3 * WITHIN_S):
                 result = await trader.show()
-    except (SojournError, OSError, TimeoutError) as error:
-        await client.calls.close()
+    except* (SojournError, OSError, TimeoutError) as errors:
+        error = first_of(errors)
         screen.complain(f"the trader failed: {type(error).__name__}: {error}")
+    if result is None:
+        await client.calls.close()
         return
     screen.show_trader(site, result)
-    tasks.create_task(_go_on(client, trader, result.session))
+    tasks.create_task(_go_on(client, trader.go_on(result.session)))
+    second = await _entered(site, SECOND)
+    tasks.create_task(_go_on(second, Trader(second).come_and_trade()))
 
 
-async def _entered(site: Site) -> ExchangeClient:
-    client = ExchangeClient([site.exchange_url], demo_token(site), device=DEVICE)
+async def _entered(site: Site, trader: str) -> ExchangeClient:
+    client = ExchangeClient([site.exchange_url], demo_token(site, trader), device=DEVICE)
     await client.calls.open()
     return client
 
 
-async def _go_on(client: ExchangeClient, trader: Trader, session_id: str) -> None:
+async def _go_on(client: ExchangeClient, trading: Coroutine[Any, Any, None]) -> None:
     try:
-        with suppress(SojournError, OSError):  # the daemon ends, and says so itself
-            await trader.go_on(session_id)
+        await trading
+    except* (SojournError, OSError):
+        pass  # the daemon ends, and says so itself
     finally:
         await client.calls.close()

@@ -290,7 +290,7 @@ def test_the_operator_sees_figures_and_traces(lab, run):
                 told = [(entry.source, entry.target, entry.name) for entry in trace]
                 assert ("ana", "exchange", "PlaceOrder") in told
                 assert ("exchange", "ana", "Welcome") in told
-                assert ("exchange", "ana", "LogEvent") in told
+                assert ("exchange", "ana", "OrderEvent") in told
                 assert any(name.startswith("owned here") for _, _, name in told)
                 await ana.say("bye")
                 assert await ana.end() == 1000

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
 import sys
 import time
 from pathlib import Path
@@ -431,7 +432,8 @@ def test_cancelling_the_monitor_closes_its_connections(run):
 @pytest.mark.parametrize(
     ("error", "words"),
     [
-        (ConnectionRefusedError(111, "Connection refused"), "Connection refused"),
+        (ConnectionRefusedError(111, "Connect call failed ('192.0.2.1', 5432)"), "Connection refused"),
+        (socket.gaierror(-2, "Name or service not known"), "Name or service not known"),
         (BackendUnavailable("db-1", 0.0, "57P03: starting up"), "57P03: starting up"),
         (TimeoutError(), "no answer in time"),
         (ConnectionError("terminating connection"), "terminating connection"),

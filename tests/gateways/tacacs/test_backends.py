@@ -131,6 +131,12 @@ def test_a_directory_decides_while_it_is_there_and_errors_while_it_is_not(lab, r
                 for number, name in enumerate(("zoe", "stranger", "ana"), start=2)
             ]
             assert {(reply.status, reply.body) for reply in refused} == {(AuthenStatus.FAIL, refused[0].body)}
+            ends = {
+                (entry.source, entry.target)
+                for entry in lab_.server.registry.trace("tacacs-1")
+                if entry.is_leg
+            }
+            assert ends == {("tacacs", "LDAP corp"), ("LDAP corp", "tacacs")}
             await directory.stop()
             assert (await wire.ask(pap("zoe", "wrong"), 5)).status == AuthenStatus.ERROR
             assert (await wire.ask(pap("stranger", "wrong"), 6)).status == AuthenStatus.ERROR

@@ -175,7 +175,7 @@ def test_the_session_of_a_decision_can_be_traced(lab, run):
             running_lab.server.events.flush()
             (event,) = [one for one in running_lab.events if one.kind.name == "tacacs.authentication"]
             trace = running_lab.server.registry.trace(event.session.id)
-            assert [entry.name for entry in trace] == ["AuthenStart", "AuthenReply"]
+            assert [entry.name for entry in trace] == ["AuthenStart", "check password", "pass", "AuthenReply"]
             assert labs.PASSWORD not in repr(trace)
             assert running_lab.server.registry.find(event.session.id).about == "ana"
 

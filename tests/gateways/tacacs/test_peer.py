@@ -236,6 +236,48 @@ def test_giving_up_sends_the_abort_of_the_vector_and_waits_for_nothing(run):
     run(scenario())
 
 
+def test_a_client_connects_from_the_address_that_it_is_told(run):
+    """Servers know a device by its address: several devices on one machine need several."""
+    addresses = []
+
+    async def serve(_state, reader, writer):
+        addresses.append(writer.get_extra_info("peername")[0])
+        await answering(always_pass)(_state, reader, writer)
+
+    async def scenario():
+        async with serving(serve) as server:
+            async with TacacsClient("127.0.0.1", server.port, key=KEY, from_address="127.0.0.9") as client:
+                assert (await client.authorize("demo", ("service=shell", "cmd="))).passed
+            async with TacacsClient("127.0.0.1", server.port, key=KEY, from_address="192.0.2.1") as client:
+                with pytest.raises(BackendUnavailable):
+                    await client.authorize("demo", ("service=shell", "cmd="))
+
+    run(scenario())
+    assert addresses == ["127.0.0.9"]
+
+
+def test_the_session_is_open_while_the_user_types(run):
+    """RFC 8907 section 5.4.2: the server waits for an answer; whoever types too long is not waited for by us."""
+
+    def ask_first(_packet: Packet, message: Message) -> Message:
+        status = AuthenStatus.GETPASS if isinstance(message, AuthenStart) else AuthenStatus.PASS
+        return AuthenReply(status, 1, "Password: ")
+
+    async def scenario():
+        async with serving(answering(ask_first)) as server:
+            async with TacacsClient("127.0.0.1", server.port, key=KEY, typing_s=0.01) as client:
+                outcome = await client.login("demo", "demo")
+            assert outcome.passed
+            assert outcome.seconds >= 0.01
+            async with TacacsClient(
+                "127.0.0.1", server.port, key=KEY, typing_s=10.0, timeout_s=0.05
+            ) as client:
+                with pytest.raises(BackendUnavailable, match="no verdict in time"):
+                    await client.login("demo", "demo")
+
+    run(scenario())
+
+
 def test_authorization_is_byte_by_byte_the_vector(run):
     """RFC 8907 section 6: one pair; the server adds a pair of its own."""
 

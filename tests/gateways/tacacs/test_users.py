@@ -214,7 +214,7 @@ def test_a_locked_user_fails_with_the_right_password_and_even_from_the_cache():
     assert [check(desk, "ana", b"x").reason for _ in range(3)] == [
         "wrong password", "wrong password", "wrong password; locked out now"
     ]  # fmt: skip
-    assert check(desk, "ana", RIGHT) == Verdict(FAIL, "locked out")
+    assert check(desk, "ana", RIGHT) == Verdict(FAIL, "locked out", lock_out="locked out")
     desk.clocks.move(900)
     assert check(desk, "ana", RIGHT).outcome == PASS
 
@@ -296,7 +296,9 @@ def test_challenges_lock_out_like_passwords():
     desk = Desk(user(secret=Secret(seal("chap me", KEY, "ana"))))
     for _ in range(3):
         desk.users.check_challenge("ana", lambda _: False)
-    assert desk.users.check_challenge("ana", lambda _: True) == Verdict(FAIL, "locked out")
+    assert desk.users.check_challenge("ana", lambda _: True) == Verdict(
+        FAIL, "locked out", lock_out="locked out"
+    )
     assert check(desk, "ana", RIGHT).reason == "locked out"
 
 
@@ -337,7 +339,9 @@ def test_a_login_does_not_buy_new_guesses_of_the_enable_password():
     for _ in range(3):
         enable(desk, "ana", 15, b"guess")
         check(desk, "ana", RIGHT)
-    assert enable(desk, "ana", 15, b"guess") == Verdict(FAIL, "locked out of ENABLE")
+    assert enable(desk, "ana", 15, b"guess") == Verdict(
+        FAIL, "locked out of ENABLE", lock_out="locked out of ENABLE"
+    )
     assert check(desk, "ana", RIGHT).outcome == PASS
 
 

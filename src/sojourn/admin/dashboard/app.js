@@ -6,7 +6,7 @@
  */
 import { Api, Problem } from "./api.js";
 import { Live } from "./live.js";
-import { button, el, fill, icon, say, toast } from "./kit.js";
+import { button, el, fill, icon, moment, say, toast } from "./kit.js";
 import { configPage } from "./page_config.js";
 import { eventsPage } from "./page_events.js";
 import { gatewayPage, gatewaysPage } from "./page_gateways.js";
@@ -35,6 +35,8 @@ const THEMES = ["auto", "light", "dark"];
 const THEME_KEY = "sojourn.theme";
 /** Whether this browser was let in before: who was not is not asked for, so that a first visit is no failed request. */
 const KNOWN_KEY = "sojourn.known";
+/** A line that comes back sooner is not worth a word. */
+const AWAY_MS = 1500;
 
 const place = document.getElementById("app");
 const api = new Api();
@@ -42,13 +44,18 @@ let live = null;
 let shown = null;
 let frame = null;
 
+function chosenTheme() {
+  const kept = localStorage.getItem(THEME_KEY);
+  return THEMES.includes(kept) ? kept : "auto";
+}
+
 function useTheme(theme) {
   if (theme === "auto") delete document.documentElement.dataset.theme;
   else document.documentElement.dataset.theme = theme;
 }
 
 function themeButton() {
-  let theme = localStorage.getItem(THEME_KEY) ?? "auto";
+  let theme = chosenTheme();
   const made = button("", () => {
     theme = THEMES[(THEMES.indexOf(theme) + 1) % THEMES.length];
     localStorage.setItem(THEME_KEY, theme);
@@ -76,7 +83,14 @@ function makeFrame() {
     localStorage.removeItem(KNOWN_KEY);
     showLogin();
   }, { tone: "quiet", symbol: "leave", label: "Log out", title: "Log out" });
-  const banner = el("p", { class: "banner", hidden: true });
+  const banner = el("p", { class: "banner", role: "status" });
+  let isDraining = false;
+  let away = "";
+  let awayTimer = 0;
+  function showBanner() {
+    banner.classList.toggle("bad", Boolean(away));
+    say(banner, away || (isDraining ? "This server is draining: it takes nothing new and ends when its sessions have." : ""));
+  }
   fill(place,
     el("div", { class: "frame" },
       el("header", { class: "side" },
@@ -86,19 +100,34 @@ function makeFrame() {
       el("div", { class: "page" }, banner, main)));
   return {
     main,
-    showLine(isUp) {
+    showLine({ isUp, problem }) {
       line.className = `line ${isUp ? "ok" : "bad"}`;
       say(line, isUp ? "live" : "no connection");
       line.title = isUp ? "What you see is what is" : "What you see is what was; trying again";
+      if (isUp) {
+        clearTimeout(awayTimer);
+        [away, awayTimer] = ["", 0];
+        showBanner();
+        return;
+      }
+      const words = awayWords(problem);
+      awayTimer ||= setTimeout(() => {
+        away = words;
+        showBanner();
+      }, AWAY_MS);
     },
-    showOverview({ gateways: rows, is_draining: isDraining }) {
-      banner.hidden = !isDraining;
-      say(banner, "This server is draining: it takes nothing new and ends when its sessions have.");
+    showOverview(overview) {
+      const rows = overview.gateways;
+      isDraining = overview.is_draining;
+      showBanner();
       const names = rows.map((row) => row.name).join(" ");
       if (gateways.dataset.names === names) return;
       gateways.dataset.names = names;
-      fill(gateways, rows.map((row) => el("a", { href: `#/gateways/${row.name}`, class: "place inner" }, row.title)));
+      fill(gateways, rows.map((row) => el("a", { href: `#/gateways/${encodeURIComponent(row.name)}`, class: "place inner" }, row.title)));
       this.mark();
+    },
+    stop() {
+      clearTimeout(awayTimer);
     },
     mark() {
       for (const link of place.querySelectorAll("a.place")) {
@@ -111,55 +140,91 @@ function makeFrame() {
   };
 }
 
-async function show() {
+/** What to know, and to do, while there is no line to the server. */
+function awayWords(problem) {
+  const since = `What you see is as of ${moment(Date.now() / 1000)}; this page comes back by itself.`;
+  if (problem?.status) return `There is no live view: ${problem.message}. ${since}`;
+  return `The server does not answer. ${since} If it does not, see on its machine whether it runs (sojourn sessions list) and what its log says.`;
+}
+
+/** Return the page that the address means and what it is of, or nothing. */
+function pageOf(address) {
+  for (const [pattern, page] of PAGES) {
+    const found = pattern.exec(address);
+    try {
+      if (found) return [page, found[1] && decodeURIComponent(found[1])];
+    } catch {
+      return null; // an escape in the address that is none
+    }
+  }
+  return null;
+}
+
+function leavePage() {
   shown?.stop?.();
   shown = null;
-  const match = PAGES.map(([pattern, page]) => [page, pattern.exec(location.hash)]).find(([, found]) => found);
+  for (const dialog of document.querySelectorAll("dialog[open]")) dialog.close();
+}
+
+function show() {
+  leavePage();
+  const match = pageOf(location.hash);
   const context = { api, live, gatewayTitle: (name) => live.overview?.gateways.find((one) => one.name === name)?.title ?? name };
   frame.mark();
   if (!match) {
+    document.title = "No such page · Sojourn";
     fill(frame.main, el("h1", {}, "There is no such page"), el("p", {}, el("a", { href: "#/" }, "To the overview")));
     return;
   }
-  const [page, [, argument]] = match;
-  shown = page(context, argument && decodeURIComponent(argument));
+  const [page, argument] = match;
+  shown = page(context, argument);
   document.title = `${shown.title} · Sojourn`;
   fill(frame.main, shown.root);
-  frame.main.scrollTo?.(0, 0);
   window.scrollTo(0, 0);
 }
 
-function showLogin(text = "") {
-  shown?.stop?.();
-  shown = null;
+/** What had the focus may be gone with the page before: the keyboard goes on from here. */
+function focusPage() {
+  if (document.activeElement === document.body) frame?.main.focus({ preventScroll: true });
+}
+
+function leave() {
+  leavePage();
   live?.stop();
   live = null;
+  frame?.stop();
+  frame = null;
+}
+
+function showLogin(text = "") {
+  leave();
   document.title = "Log in · Sojourn";
-  fill(place, loginPage({ api, text, onDone: start }));
+  fill(place, loginPage({ api, text, onDone: () => start().then(focusPage) }));
 }
 
 /** Show the dashboard to whom the server knows, and the login page to everybody else. */
 async function start() {
-  live?.stop();
-  live = new Live(api);
-  frame = makeFrame();
-  live.on("line", (isUp) => frame.showLine(isUp));
-  live.on("overview", (overview) => frame.showOverview(overview));
+  leave();
+  let overview;
   try {
-    live.overview = await api.get("/overview");
+    overview = await api.get("/overview");
   } catch (error) {
-    showLogin(error instanceof Problem && error.status === 401 ? "" : error.message);
+    showLogin(error.status === 401 ? "" : error.message);
     return;
   }
   localStorage.setItem(KNOWN_KEY, "yes");
-  frame.showOverview(live.overview);
+  live = new Live(api, overview);
+  frame = makeFrame();
+  live.on("line", (line) => frame.showLine(line));
+  live.on("overview", (told) => frame.showOverview(told));
+  frame.showOverview(overview);
   live.begin();
-  await show();
+  show();
 }
 
 /** Take the token of a login link out of the address before anything else happens: it must not stay in the history. */
 async function enter() {
-  useTheme(localStorage.getItem(THEME_KEY) ?? "auto");
+  useTheme(chosenTheme());
   if (location.pathname === "/login") {
     const token = location.hash.slice(1);
     history.replaceState(null, "", "/");
@@ -181,23 +246,30 @@ async function enter() {
   try {
     await api.whoami();
   } catch (error) {
-    localStorage.removeItem(KNOWN_KEY);
-    showLogin(error.status === 401 ? "" : error.message);
+    if (error.status === 401) localStorage.removeItem(KNOWN_KEY);
+    showLogin(error.status === 401 ? "Your session has ended." : error.message);
     return;
   }
   await start();
 }
 
 api.onSignedOut = () => {
-  if (live) showLogin("Your session has ended.");
+  if (!live) return;
+  localStorage.removeItem(KNOWN_KEY);
+  showLogin("Your session has ended.");
 };
 window.addEventListener("hashchange", () => {
-  if (live) show();
-  else if (/^#[\w-]{16,}$/u.test(location.hash)) enter();
+  if (live) {
+    show();
+    focusPage();
+  } else if (/^#[\w-]{16,}$/u.test(location.hash)) enter();
+});
+// The address says which page is shown, so a place inside of it can't be one.
+document.querySelector(".skip").addEventListener("click", (clicked) => {
+  clicked.preventDefault();
+  document.getElementById("main").focus();
 });
 window.addEventListener("unhandledrejection", ({ reason }) => {
-  if (reason instanceof Problem) {
-    toast(reason.message, "bad");
-  }
+  if (reason instanceof Problem) toast(reason.message, "bad");
 });
 enter();

@@ -155,7 +155,6 @@ export function table(label, columns, { key, link = null, empty = "Nothing yet",
     more.hidden = rows.length <= limit;
     say(more, `${count(rows.length - limit)} more`);
     const known = new Set();
-    let before = null;
     for (const row of shown) {
       const name = key(row);
       if (known.has(name)) continue;
@@ -175,16 +174,22 @@ export function table(label, columns, { key, link = null, empty = "Nothing yet",
         }
         entry.shown[index] = value instanceof Node ? null : value;
       });
-      const wanted = before ? before.nextSibling : body.firstChild;
-      if (entry.node !== wanted) body.insertBefore(entry.node, wanted);
-      before = entry.node;
     }
+    // Those that are gone leave first, so that those that stay need not move; what moves would lose the focus.
+    const focused = document.activeElement;
     for (const [name, entry] of lines) {
       if (!known.has(name)) {
         entry.node.remove();
         lines.delete(name);
       }
     }
+    let wanted = body.firstChild;
+    for (const name of known) {
+      const { node } = lines.get(name);
+      if (node === wanted) wanted = node.nextSibling;
+      else body.insertBefore(node, wanted);
+    }
+    if (focused !== document.activeElement && body.contains(focused)) focused.focus({ preventScroll: true });
   }
   update([]);
   return { root, update };
@@ -274,21 +279,28 @@ const TOAST_MS = 6000;
 
 /** Say something for a few seconds; what went wrong stays until it is read. */
 export function toast(text, tone = "") {
+  const place = document.getElementById("toasts");
+  for (const old of place.children) if (old.firstChild.textContent === String(text)) old.remove();
   const node = el("div", { class: `toast ${tone}` }, el("span", {}, text),
     button("", () => node.remove(), { tone: "quiet", symbol: "close", label: "Dismiss" }));
-  const place = document.getElementById("toasts");
   place.append(node);
   while (place.children.length > 4) place.firstElementChild.remove();
   if (tone !== "bad") setTimeout(() => node.remove(), TOAST_MS);
 }
 
-/** Run something again and again, each time after the one before has ended; stops while nobody looks at the page. */
+/**
+ * Run something again and again, each time after the one before has ended, whatever came of it; not while nobody looks
+ * at the page.
+ */
 export function repeat(work, everyMs) {
   let timer = 0;
   let isOver = false;
   async function turn() {
-    if (!document.hidden) await work();
-    if (!isOver) timer = setTimeout(turn, everyMs);
+    try {
+      if (!document.hidden) await work();
+    } finally {
+      if (!isOver) timer = setTimeout(turn, everyMs);
+    }
   }
   turn();
   return () => {

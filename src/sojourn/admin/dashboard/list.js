@@ -5,6 +5,7 @@
  * nothing of what it shows.
  */
 const EXTRA = 6;
+let lists = 0;
 
 export class VirtualList {
   /**
@@ -13,10 +14,12 @@ export class VirtualList {
    * @param {() => HTMLElement} how.make makes an empty line
    * @param {(node: HTMLElement, item: object) => void} how.show fills a line with an item
    * @param {(item: object) => void} how.open what Enter and a click do
+   * @param {(item: object) => any} [how.key] what an item is found again by where `set` brings a newer one
    * @param {() => void} [how.onEnd] called when the end comes near
    */
-  constructor({ label, make, show, open, onEnd = () => {} }) {
-    Object.assign(this, { make, show, open, onEnd });
+  constructor({ label, make, show, open, key = (item) => item, onEnd = () => {} }) {
+    Object.assign(this, { make, show, open, key, onEnd });
+    this.name = `list-${(lists += 1)}`;
     this.items = [];
     this.lines = [];
     this.current = 0;
@@ -45,10 +48,17 @@ export class VirtualList {
     return this.root.scrollTop < this.lineHeight / 2;
   }
 
-  /** Show other items, in place. */
+  /** Whether lines may move: nobody has scrolled away, points at one, or walks through them by keyboard. */
+  get mayMove() {
+    return this.isAtTop && !this.root.matches(":hover") && (this.current === 0 || document.activeElement !== this.root);
+  }
+
+  /** Show other items, in place; the line that the keyboard is at stays with its item. */
   set(items) {
+    const at = this.current && this.items[this.current];
     this.items = items;
-    this.current = Math.min(this.current, Math.max(0, items.length - 1));
+    const found = at ? items.findIndex((item) => this.key(item) === this.key(at)) : -1;
+    this.current = found >= 0 ? found : Math.min(this.current, Math.max(0, items.length - 1));
     this.refresh();
   }
 
@@ -87,15 +97,18 @@ export class VirtualList {
       const top = `translateY(${index * height}px)`;
       if (line.style.transform !== top) line.style.transform = top;
       line.hidden = false;
-      line.dataset.index = index;
-      line.id = `line-${index}`;
-      line.setAttribute("aria-posinset", index + 1);
-      line.setAttribute("aria-setsize", this.items.length);
-      line.setAttribute("aria-selected", String(index === this.current));
+      if (line.dataset.index !== String(index)) {
+        line.dataset.index = index;
+        line.id = `${this.name}-${index}`;
+        line.setAttribute("aria-posinset", index + 1);
+      }
+      mark(line, "aria-setsize", this.items.length);
+      mark(line, "aria-selected", index === this.current);
       this.show(line, this.items[index]);
     }
     for (const line of this.lines) if (!used.has(line)) line.hidden = true;
-    if (this.items.length) this.root.setAttribute("aria-activedescendant", `line-${this.current}`);
+    // Only a line that is in the page can be pointed at.
+    if (this.current >= first && this.current < last) mark(this.root, "aria-activedescendant", `${this.name}-${this.current}`);
     else this.root.removeAttribute("aria-activedescendant");
     if (last >= this.items.length - fits) this.onEnd();
   }
@@ -125,4 +138,8 @@ export class VirtualList {
     else if ((index + 1) * height > scrollTop + clientHeight) this.root.scrollTop = (index + 1) * height - clientHeight;
     this.refresh();
   }
+}
+
+function mark(node, name, value) {
+  if (node.getAttribute(name) !== String(value)) node.setAttribute(name, value);
 }

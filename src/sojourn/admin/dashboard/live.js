@@ -1,7 +1,7 @@
 /**
  * What the server tells by itself: the overview each second, sessions that come and go, events.
  *
- * One stream for the whole page, closed while nobody looks at it; pages listen here. Everything that is kept is bounded.
+ * One stream for the whole page; pages listen here. Everything that is kept is bounded.
  */
 const SERIES_LENGTH = 60;
 const EVENTS_KEPT = 200;
@@ -13,39 +13,35 @@ const SERIES = {
 };
 
 export class Live extends EventTarget {
-  /** Kinds of events: `overview`, `session`, `more`, `event`, `line` (whether the stream is up). */
-  constructor(api) {
+  /**
+   * Kinds of events: `overview`, `session`, `more`, `event`; `line` (whether the stream is up, and the Problem that it was
+   * refused with), and `back`, when it is up again and things were missed.
+   */
+  constructor(api, overview) {
     super();
     this.api = api;
-    this.overview = null;
+    this.overview = overview;
     this.events = [];
     this.isUp = false;
-    this.end = null;
-    document.addEventListener("visibilitychange", () => (document.hidden ? this.pause() : this.begin()));
+    this.wasUp = false;
+    this.end = () => {};
   }
 
-  /** Read the overview, then listen. */
-  async begin() {
-    if (this.end || this.isStopped) return;
+  /** Listen until `stop`. */
+  begin() {
     this.end = this.api.stream("/stream", {
       open: () => this.#opened(),
-      lost: () => this.#line(false),
+      lost: (problem) => this.#line(false, problem),
+      refused: (problem) => this.#line(false, problem),
       overview: (tick) => this.#tick(tick),
       session: ({ session }) => this.#tell("session", session),
       more: (more) => this.#tell("more", more),
       event: (event) => this.#event(event),
-      dropped: () => this.#line(false),
     });
   }
 
-  pause() {
-    this.end?.();
-    this.end = null;
-  }
-
   stop() {
-    this.isStopped = true;
-    this.pause();
+    this.end();
   }
 
   /** Listen to one kind; returns what ends it. */
@@ -59,16 +55,17 @@ export class Live extends EventTarget {
     this.#line(true);
     // What was missed while the line was down: the series and the counts are read again, once.
     this.overview = await this.api.get("/overview").catch(() => this.overview);
-    if (this.overview) this.#tell("overview", this.overview);
+    this.#tell("overview", this.overview);
+    if (this.wasUp) this.#tell("back");
+    this.wasUp = true;
   }
 
-  #line(isUp) {
+  #line(isUp, problem = null) {
     this.isUp = isUp;
-    this.#tell("line", isUp);
+    this.#tell("line", { isUp, problem });
   }
 
   #tick(tick) {
-    if (!this.overview) return;
     const known = new Map(this.overview.gateways.map((one) => [one.name, one]));
     for (const next of tick.gateways) {
       const gateway = known.get(next.name);

@@ -4,6 +4,8 @@ import { badge, choice, count, el, fill, moment, nothing, say, toast, VirtualLis
 const KEPT = 2000;
 const SEARCH_MS = 200;
 const REFRESH_MS = 500;
+/** How often at most events are read anew where more happens than is told one by one. */
+const REREAD_MS = 3000;
 export const LEVEL_TONES = { debug: "", info: "info", warning: "warn", error: "bad" };
 
 /** Return an event's values in one line. */
@@ -18,27 +20,44 @@ export function eventsPage({ api, live }) {
   const wanted = { level: "", search: "" };
   let rows = [];
   let isFresh = false;
+  let isIncomplete = false;
+  let readAt = 0;
   let asked = 0;
-  const tally = el("p", { class: "about", role: "status" });
+  const tally = el("p", { class: "about" });
+  const found = el("p", { class: "unseen", role: "status" });
   const none = nothing("Nothing that fits has happened", "search");
   none.hidden = true;
   const list = new VirtualList({
     label: "Events",
     make: () => el("div", { class: "event-line" }, el("span", { class: "number" }), el("span"), el("span", { class: "strong" }), el("span")),
     show: showLine,
+    key: (row) => row.number,
     open: (row) => { if (row.session) location.hash = `#/sessions/${encodeURIComponent(row.session)}`; },
   });
 
-  async function load() {
+  async function choose() {
+    await load();
+    say(found, `${count(rows.length)} events found`);
+  }
+
+  async function load(isQuiet = false) {
     const mine = (asked += 1);
+    [isIncomplete, readAt] = [false, performance.now()];
     try {
       const page = await api.get("/events", { ...wanted, limit: 1000 });
       if (mine !== asked) return;
       rows = page.events;
       show();
     } catch (error) {
-      toast(error.message, "bad");
+      isIncomplete = true;
+      if (!isQuiet) toast(error.message, "bad");
     }
+  }
+
+  function turn() {
+    if (document.hidden || !list.mayMove) return;
+    if (isIncomplete && performance.now() - readAt > REREAD_MS) load(true);
+    else if (isFresh) show();
   }
 
   function show() {
@@ -56,24 +75,28 @@ export function eventsPage({ api, live }) {
       && (!text || `${event.kind} ${eventWords(event)}`.toLowerCase().includes(text));
   }
 
-  const end = live.on("event", (event) => {
-    if (!fits(event)) return;
-    rows.unshift(event);
-    if (rows.length > KEPT) rows.length = KEPT;
-    isFresh = true;
-  });
-  const timer = setInterval(() => isFresh && list.isAtTop && show(), REFRESH_MS);
+  const ends = [
+    live.on("event", (event) => {
+      if (!fits(event)) return;
+      rows.unshift(event);
+      if (rows.length > KEPT) rows.length = KEPT;
+      isFresh = true;
+    }),
+    live.on("more", ({ events }) => { isIncomplete ||= events > 0; }),
+    live.on("back", () => { isIncomplete = true; }),
+  ];
+  const timer = setInterval(turn, REFRESH_MS);
   let typing = 0;
   const search = el("input", { type: "search", placeholder: "Find in events", "aria-label": "Find events", maxlength: 200, on: { input: () => {
     clearTimeout(typing);
     typing = setTimeout(() => {
       wanted.search = search.value.trim();
-      load();
+      choose();
     }, SEARCH_MS);
   } } });
   const levels = choice("At least", [["", "All"], ["info", "Info"], ["warning", "Warnings"], ["error", "Errors"]], "", (level) => {
     wanted.level = level;
-    load();
+    choose();
   });
   load();
   return {
@@ -81,12 +104,12 @@ export function eventsPage({ api, live }) {
     stop() {
       clearInterval(timer);
       clearTimeout(typing);
-      end();
+      ends.forEach((end) => end());
       list.stop();
       asked += 1;
     },
     root: el("div", { class: "stack fills" },
-      el("header", { class: "page-head" }, el("h1", {}, "Events"), tally),
+      el("header", { class: "page-head" }, el("h1", {}, "Events"), tally, found),
       el("div", { class: "filters" }, search, levels),
       el("div", { class: "card list-card" },
         el("div", { class: "event-line list-head", "aria-hidden": "true" }, ["When", "Level", "What", "More"].map((word) => el("span", {}, word))),

@@ -4,8 +4,8 @@ import { badge, bytes, card, count, el, figure, fill, moment, nothing, rate, rep
 const REFRESH_MS = 3000;
 const BREAKER_TONES = { closed: "ok", open: "bad", "half-open": "warn" };
 
-/** Tables of the core; of one gateway, or of all. */
-function coreTables({ api, gatewayTitle }, gateway = "") {
+/** Tables of the core; of one gateway, or of all. They are read while `isSeen` says so. */
+function coreTables({ api, gatewayTitle }, gateway = "", isSeen = () => true) {
   const name = gateway ? [] : [{ title: "Gateway", value: (row) => gatewayTitle(row.gateway) }];
   const listeners = table("Listeners", [
     { title: "Address", value: (row) => row.address, mono: true },
@@ -48,7 +48,8 @@ function coreTables({ api, gatewayTitle }, gateway = "") {
     if (circuits) breakers.update(circuits.breakers);
   }
   return {
-    stop: repeat(() => update().catch(() => {}), REFRESH_MS),
+    stop: repeat(() => isSeen() && update().catch(() => {}), REFRESH_MS), // the line tells that nothing answers
+    update,
     cards: [
       card("Listeners", { hint: "Where it can be reached" }, listeners.root),
       card("Peers", { hint: "Who is connected, most connections first" }, peers.root),
@@ -69,14 +70,25 @@ export function gatewaysPage(context) {
   const { live } = context;
   const tables = coreTables(context);
   const cards = el("div", { class: "gateway-strip" });
+  const strips = new Map();
   const update = ({ gateways }) => {
-    fill(cards, gateways.map((row) => el("a", { class: "card strip", href: `#/gateways/${row.name}` },
-      el("h2", {}, row.title), el("p", { class: "hint" }, `${count(row.sessions_open)} open, ${rate(row.opened_per_s)} new per second, ${count(row.sessions_failed)} failed`))));
+    for (const row of gateways) {
+      if (!strips.has(row.name)) {
+        const figures = el("p", { class: "hint" });
+        strips.set(row.name, figures);
+        cards.append(el("a", { class: "card strip", href: `#/gateways/${encodeURIComponent(row.name)}` }, el("h2", {}, row.title), figures));
+      }
+      say(strips.get(row.name), `${count(row.sessions_open)} open, ${rate(row.opened_per_s)} new per second, ${count(row.sessions_failed)} failed`);
+    }
   };
-  if (live.overview) update(live.overview);
+  const end = live.on("overview", update);
+  update(live.overview);
   return {
     title: "Gateways",
-    stop: tables.stop,
+    stop() {
+      end();
+      tables.stop();
+    },
     root: el("div", { class: "stack" },
       el("header", { class: "page-head" }, el("h1", {}, "Gateways"), el("p", { class: "about" }, "one per protocol")),
       cards, tables.cards),
@@ -98,7 +110,10 @@ export function gatewayPage(context, name) {
   const head = el("h1", {}, gatewayTitle(name));
   const about = el("p", { class: "about" });
   const place = el("div", { class: "panel stack" });
-  const tables = coreTables(context, name);
+  const more = el("details", { class: "fold" });
+  const tables = coreTables(context, name, () => more.open);
+  more.append(el("summary", {}, "Listeners, peers and limits"), el("div", { class: "stack" }, tables.cards));
+  more.addEventListener("toggle", () => more.open && tables.update().catch((error) => toast(error.message, "bad")));
   let mounted = null;
   let isOver = false;
 
@@ -126,10 +141,9 @@ export function gatewayPage(context, name) {
   }
 
   const end = live.on("overview", update);
-  if (live.overview) update(live.overview);
+  update(live.overview);
   mount().catch((error) => {
     fill(place, nothing(`The gateway's own page can't be shown: ${error.message}`, "warn"));
-    toast(error.message, "bad");
   });
   return {
     title: gatewayTitle(name),
@@ -142,8 +156,7 @@ export function gatewayPage(context, name) {
     root: el("div", { class: "stack" },
       el("header", { class: "page-head" }, el("p", { class: "crumbs" }, el("a", { href: "#/gateways" }, "Gateways")), head, about),
       el("div", { class: "tiles" }, figures.map((one) => one.root)),
-      place,
-      el("details", { class: "fold" }, el("summary", {}, "Listeners, peers and limits"), el("div", { class: "stack" }, tables.cards))),
+      place, more),
   };
 }
 
@@ -155,6 +168,7 @@ function panelApi(api, gateway) {
     may: (scope) => api.may(scope),
     get: (path, query) => api.get(base + path, query),
     post: (path, body) => api.post(base + path, body),
+    put: (path, body) => api.put(base + path, body),
     delete: (path) => api.delete(base + path),
     stream: (path, listeners) => api.stream(base + path, listeners),
   };

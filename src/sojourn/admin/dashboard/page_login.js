@@ -23,7 +23,7 @@ export function loginPage({ api, text = "", onDone }) {
       token.focus();
     }
   });
-  return el("main", { class: "login", id: "main" },
+  return el("main", { class: "login", id: "main", tabindex: "-1" },
     el("div", { class: "login-card" },
       el("img", { src: "/static/icon.svg", alt: "", width: 48, height: 48 }),
       el("h1", {}, "Sojourn"),

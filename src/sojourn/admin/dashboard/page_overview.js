@@ -12,6 +12,7 @@ export function overviewPage({ api, live }) {
   const events = el("ul", { class: "feed" });
   const known = new Map();
   let recent = [];
+  let hasNews = true;
 
   function update(overview) {
     say(about, `Version ${overview.version}, up for ${lasting(overview.uptime_s)}${overview.workers > 1 ? `, ${overview.workers} workers` : ""}`);
@@ -25,13 +26,16 @@ export function overviewPage({ api, live }) {
       known.get(gateway.name).update(gateway);
     }
     showRecent();
+    if (hasNews) showEvents();
   }
 
   function note(session) {
     recent = [session, ...recent.filter((one) => one.id !== session.id)].slice(0, RECENT);
   }
 
+  // Both feeds stand still under a pointer or the focus: what one is about to open does not slip away.
   function showRecent() {
+    if (isHeld(sessions)) return;
     if (!recent.length) fill(sessions, el("li", {}, nothing("No session yet", "sessions")));
     else fill(sessions, recent.map((session) => el("li", {},
       el("a", { class: "feed-line", href: `#/sessions/${encodeURIComponent(session.id)}` },
@@ -40,6 +44,8 @@ export function overviewPage({ api, live }) {
   }
 
   function showEvents() {
+    if (isHeld(events)) return;
+    hasNews = false;
     const loud = live.events.filter((event) => event.level !== "debug").slice(0, RECENT);
     if (!loud.length) fill(events, el("li", {}, nothing("Nothing has happened yet", "events")));
     else fill(events, loud.map((event) => el("li", {}, el("div", { class: "feed-line", title: eventWords(event) },
@@ -50,12 +56,12 @@ export function overviewPage({ api, live }) {
   const ends = [
     live.on("overview", update),
     live.on("session", note),
-    live.on("event", () => showEvents()),
+    live.on("event", () => { hasNews = true; }),
   ];
   api.get("/sessions", { limit: RECENT }).then((page) => {
     recent = [...recent, ...page.sessions.filter((one) => recent.every((other) => other.id !== one.id))].slice(0, RECENT);
     showRecent();
-  }).catch(() => {});
+  }).catch(() => {}); // the line tells that nothing answers
   if (live.events.length < RECENT) {
     api.get("/events", { limit: 50 }).then((page) => {
       const numbers = new Set(live.events.map((event) => event.number));
@@ -63,8 +69,7 @@ export function overviewPage({ api, live }) {
       showEvents();
     }).catch(() => {});
   }
-  if (live.overview) update(live.overview);
-  showEvents();
+  update(live.overview);
   return {
     title: "Overview",
     stop: () => ends.forEach((end) => end()),
@@ -75,6 +80,10 @@ export function overviewPage({ api, live }) {
         card("Latest sessions", { actions: el("a", { class: "more-link", href: "#/sessions" }, "All sessions") }, sessions),
         card("Latest events", { actions: el("a", { class: "more-link", href: "#/events" }, "All events") }, events))),
   };
+}
+
+function isHeld(feed) {
+  return feed.matches(":hover, :focus-within");
 }
 
 function showProblems(place, { problems, now }) {
@@ -112,7 +121,7 @@ function gatewayCard({ name, title }) {
   const openLine = sparkline("open sessions", "");
   const foot = el("p", { class: "hint" });
   return {
-    root: el("a", { class: "card gateway-card", href: `#/gateways/${name}` },
+    root: el("a", { class: "card gateway-card", href: `#/gateways/${encodeURIComponent(name)}` },
       el("header", { class: "card-head" }, el("h2", {}, title), icon("right")),
       el("div", { class: "gateway-open" }, open, openLine),
       el("div", { class: "measures" }, lines.map((line) => line.root)), foot),

@@ -16,14 +16,19 @@ export function sessionPage({ api, live, gatewayTitle }, id) {
   let endStream = () => {};
   let isOver = false;
   let isLooking = false;
+  const lasted = el("span");
+
+  function showLength() {
+    say(lasted, lasting((session.ended ?? Date.now() / 1000) - session.started));
+  }
 
   function showAbout() {
-    const end = session.ended ?? Date.now() / 1000;
+    showLength();
     fill(about, facts([
       ["Gateway", el("a", { href: `#/gateways/${encodeURIComponent(session.gateway)}` }, gatewayTitle(session.gateway))],
       ["Peer", session.peer],
       ["Began", moment(session.started)],
-      [session.ended ? "Lasted" : "Open for", lasting(end - session.started)],
+      [session.ended ? "Lasted" : "Open for", lasted],
       session.ended && ["Ended because", session.reason || "finished"],
       ["Id", el("code", {}, session.id)],
     ]));
@@ -109,36 +114,45 @@ export function sessionPage({ api, live, gatewayTitle }, id) {
     const stage = el("section", { class: "card stage", "aria-label": "What happened" },
       el("header", { class: "card-head" }, el("h2", {}, "What happened"), tally, el("div", { class: "actions" }, follow)), diagram.root);
     fill(body, head, about, el("div", { class: "session-columns" }, stage, looked));
+    const tell = () => say(tally, `${count(diagram.seen)} ${diagram.seen === 1 ? "entry" : "entries"}`);
+    diagram.add(trace.entries);
     look(null);
-    const add = (entries) => {
-      diagram.add(entries);
-      say(tally, `${diagram.seen} ${diagram.seen === 1 ? "entry" : "entries"}`);
-      if (!isLooking) look(null);
-    };
-    if (session.state !== "open") {
-      add(trace.entries);
-      follow.hidden = true;
-      return;
-    }
+    tell();
+    follow.hidden = session.state !== "open";
+    if (follow.hidden) return;
     diagram.follow(true);
-    listen(add, trace.entries, follow);
-  }
-
-  // The stream tells from the beginning what the ring still has, so what was read before is dropped when it opens.
-  function listen(add, entries, follow) {
-    add(entries);
-    endStream = api.stream(`${address}/trace/stream`, {
-      open: () => diagram.clear(),
-      entries: (tick) => add(tick.entries),
-      ended: (tick) => {
-        endStream();
-        take(tick.session);
-        follow.hidden = true;
-      },
+    listen(tell, (words) => {
+      follow.hidden = true;
+      if (words) say(tally, words);
     });
   }
 
-  const timer = setInterval(() => session?.state === "open" && showAbout(), AGE_MS);
+  // The stream tells from the beginning what the ring still has, so its first entries stand for all that was read before.
+  function listen(tell, stop) {
+    let isFirst = true;
+    endStream = api.stream(`${address}/trace/stream`, {
+      open: () => { isFirst = true; },
+      entries: ({ entries, has_gap: hasGap }) => {
+        if (isFirst) diagram.clear();
+        isFirst = false;
+        diagram.add(entries, hasGap);
+        tell();
+      },
+      ended: (tick) => {
+        endStream();
+        stop();
+        take(tick.session);
+        if (!isLooking) look(null);
+      },
+      refused: (problem) => stop(problem.status === 404 ? "not kept any more" : problem.message),
+    });
+  }
+
+  const timer = setInterval(() => {
+    if (session?.state !== "open") return;
+    showLength();
+    if (!isLooking && diagram) look(null);
+  }, AGE_MS);
   const end = live.on("session", (told) => told.id === id && session && take(told));
   begin().catch((error) => fill(body,
     el("header", { class: "page-head" }, el("p", { class: "crumbs" }, el("a", { href: "#/sessions" }, "Sessions")), el("h1", {}, error.status === 404 ? "This session is not known any more" : "This session can't be shown")),
@@ -160,7 +174,8 @@ export function sessionPage({ api, live, gatewayTitle }, id) {
 function inShort(entries) {
   const of = (kind) => entries.filter((entry) => entry.kind === kind);
   const sum = (found) => found.reduce((total, entry) => total + entry.size_bytes, 0);
-  const [received, sent, errors] = [of("in"), of("out"), of("error")];
+  const withPeer = (kind) => of(kind).filter((entry) => !entry.is_leg);
+  const [received, sent, errors] = [withPeer("in"), withPeer("out"), of("error")];
   const silences = entries.slice(1).map((entry, index) => entry.at - entries[index].at);
   return [
     ["Received", `${count(received.length)}, ${bytes(sum(received))}`],

@@ -2,27 +2,33 @@
  * What a sequence diagram has on each line: messages, notes, gaps in time, and repetitions folded into one line.
  *
  * Plain functions from entries to rows; knows no page. An entry is what the API tells of one: `{at, kind, name, text,
- * size_bytes, source, target}`, and `number`, its place in the session.
+ * size_bytes, source, target, is_leg}`, with `number`, its place in the session, `mark` as `markOf` makes it, and
+ * `isAfterLoss` where some before it were not kept.
  */
+import { count, lasting } from "./kit.js";
+
 /** Silence from which on it is drawn. */
 export const GAP_S = 1;
 
-const LONGEST_CYCLE = 4;
+const LONGEST_CYCLE = 8;
 const LEAST_TURNS = 3;
 
 /**
- * Return the rows of a diagram.
+ * Return the rows of a diagram, each with a key that it keeps.
  *
- * A run of the same one to four messages, three times or more, is one turn and a row that says how often it came again;
+ * A run of the same one to eight messages, three times or more, is one turn and a row that says how often it came again;
  * errors and states are never folded away. `opened` has the keys of the folds that are shown in full.
  */
 export function rowsOf(entries, opened = new Set()) {
-  const marks = entries.map(mark);
+  const marks = entries.map((entry) => entry.mark);
   const rows = [];
+  const earlier = (entries[0]?.number ?? 1) - 1;
+  if (earlier) rows.push({ type: "gap", key: "earlier", words: `${count(earlier)} earlier ${earlier === 1 ? "entry" : "entries"}` });
   let before = null;
   const put = (entry) => {
     const gap = before === null ? 0 : entry.at - before.at;
-    if (gap >= GAP_S) rows.push({ type: "gap", key: `gap-${entry.number}`, seconds: gap });
+    if (entry.isAfterLoss) rows.push({ type: "gap", key: `loss-${entry.number}`, words: "more than is kept has happened here" });
+    else if (gap >= GAP_S) rows.push({ type: "gap", key: `gap-${entry.number}`, words: lasting(gap) });
     rows.push({ type: entry.source === entry.target ? "note" : "arrow", key: `entry-${entry.number}`, entry });
     before = entry;
   };
@@ -48,22 +54,26 @@ export function rowsOf(entries, opened = new Set()) {
   return rows;
 }
 
-/** Return who takes part, in the order in which they appear. */
+/** Return who takes part, from left to right: the peers as they came, the gateway, and those behind it as met. */
 export function partiesOf(entries) {
-  const arrows = entries.filter((entry) => entry.source !== entry.target);
-  const first = arrows[0];
-  // Who began stands at the left; where we did, still whoever is at the other end.
-  const found = new Set(first?.kind === "out" ? [first.target, first.source] : []);
-  for (const { source, target } of [...arrows, ...entries]) {
-    if (source) found.add(source);
-    if (target) found.add(target);
+  const [peers, ours, behind] = [new Set(), new Set(), new Set()];
+  for (const entry of entries) {
+    const here = hereOf(entry);
+    const there = here === entry.source ? entry.target : entry.source;
+    ours.add(here);
+    if (there !== here) (entry.is_leg ? behind : peers).add(there);
   }
-  return [...found];
+  return [...new Set([...peers, ...ours, ...behind])];
 }
 
-/** What two messages have in common to count as the same one: all but their numbers. */
-function mark(entry) {
-  if (entry.kind === "error" || entry.source === entry.target) return null;
+/** Return which end of an entry is the gateway. */
+export function hereOf(entry) {
+  return entry.kind === "out" ? entry.source : entry.target;
+}
+
+/** What two messages have in common to count as the same one: all but their numbers. Null for what is never folded. */
+export function markOf(entry) {
+  if (entry.kind === "error" || entry.source === entry.target || entry.isAfterLoss) return null;
   return [entry.kind, entry.source, entry.target, entry.name, entry.text.replace(/[0-9a-f]*\d[0-9a-f.]*/giu, "#")].join("\u0000");
 }
 

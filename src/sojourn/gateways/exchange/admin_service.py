@@ -25,6 +25,7 @@ from sojourn.gateways.exchange.lifecycle import (
 )
 from sojourn.gateways.exchange.links import Refused
 from sojourn.gateways.exchange.market.settings import MarketSettings
+from sojourn.gateways.exchange.order_desk import REST
 from sojourn.gateways.exchange.problems import Kind, Refusal
 from sojourn.gateways.exchange.readiness import PodSelf, readiness
 from sojourn.gateways.exchange.relay_wire import Answer, Describe, Disconnect, Done, Leave, PodAsk, PodReport
@@ -140,13 +141,17 @@ class Administration:
     ) -> tuple[t.Simulator, bool]:
         """Have the owner want a simulator, or none. Raises: Refusal, BackendUnavailable."""
         spec = None if market is None else msgspec.to_builtins(market)
+        room.note_received(REST, "simulator", f"is to be {desired.value}")
         try:
             async with asyncio.timeout(self._services.command_timeout_s):
                 simulator, is_changed = await room.want(desired, spec)
         except Refused as refused:
+            room.note_sent(REST, refused.code, refused.detail)
             raise refusal_of(refused) from None
         except TimeoutError:
+            room.note_sent(REST, "no answer", "the session's owner does not answer")
             raise Refusal(Kind.UNAVAILABLE, "the session's owner does not answer") from None
+        room.note_sent(REST, "wanted" if is_changed else "as it is")
         row = await self._services.store.simulators.get(simulator) if simulator else None
         if row is None:
             raise Refusal(Kind.NOT_FOUND, "the session has no simulator")

@@ -150,7 +150,13 @@ class Drain:
         if holder is None:
             return None
         self._keeper.owned.pop(session, None)
-        return holder == successor and await self._is_taken(session, successor)
+        if holder != successor:
+            return False
+        party = f"pod {successor.pod}"
+        room.note_sent(party, "hand over", f"epoch {successor.epoch}")
+        is_taken = await self._is_taken(session, successor)
+        room.note_received(party, "taken" if is_taken else "not taken", is_error=not is_taken)
+        return is_taken
 
     async def _is_taken(self, session: str, successor: Owner) -> bool:
         """Tell another pod that a session is its own; say whether it has come for it."""

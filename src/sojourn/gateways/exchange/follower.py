@@ -37,6 +37,7 @@ from sojourn.gateways.exchange.relay_wire import (
     State,
     Want,
 )
+from sojourn.gateways.exchange.trace_words import command_words
 from sojourn.gateways.exchange.view import EVENTS
 
 if TYPE_CHECKING:
@@ -85,6 +86,9 @@ class FollowerRole:
         """
         self._subscription = await self._services.bus.subscribe(self.room.session_id, self)
         await self.room.catch_up()
+        self.room.note_sent(
+            f"pod {self.owner_pod}", "follow", f"{len(self.room.view.links)} connections here"
+        )
         if not await self._follow():
             raise BackendUnavailable("the session's log", 0.0, "its owner has not written it again yet")
         self._services.spawn(self._keep_following())
@@ -217,6 +221,8 @@ class FollowerRole:
             view.take_simulator(state.simulator, state.simulator_state)
             view.tell(SimulatorState(state.simulator_state, state.simulator))
         view.take_orders(state.orders)
+        words = f"event {state.last} of epoch {state.epoch}, {len(state.orders)} orders"
+        self.room.note_received(f"pod {self.owner_pod}", "state", words)
         self._take_outages(state)
         if state.devices != self.room.devices:
             newest = state.devices[-1] if state.devices else ""
@@ -249,15 +255,20 @@ class FollowerRole:
 
     async def _obtain(self, ask: Do | Want, code: str) -> Any:
         """Have the owner do something; without an answer the code says what that means. Raises: Refused."""
+        room, party = self.room, f"pod {self.owner_pod}"
+        room.note_sent(party, *_ask_words(ask))
         try:
             answer = await self._ask(ask)
         except BackendUnavailable as error:
+            room.note_received(party, "no answer", str(error), is_error=True)
             self.on_gap()  # which finds out whether there is an owner
             raise Refused(code, "no answer in time; the same id sent again is the same order", 0.5) from error
         match answer:
             case Done(value):
+                room.note_received(party, "done")
                 return value
             case Failed(code=code, detail=detail, retry_after_s=retry_after_s):
+                room.note_received(party, code, detail)
                 raise Refused(code, detail, retry_after_s)
         raise Refused(Code.INTERNAL, "an answer that fits no command")
 
@@ -269,3 +280,10 @@ class FollowerRole:
         """Nothing: only owners tell."""
         del now_s
         return False
+
+
+def _ask_words(ask: Do | Want) -> tuple[str, str]:
+    """Return what is asked of the owner, as the trace of the session tells it."""
+    return (
+        command_words(ask.command) if isinstance(ask, Do) else ("simulator", f"is to be {ask.desired.value}")
+    )

@@ -23,10 +23,11 @@ import sojourn
 from sojourn.core.events import EventKind
 from sojourn.core.gateway import Gateway
 from sojourn.core.panel import AdminPanel, Trouble
-from sojourn.core.recorder import Direction
+from sojourn.core.recorder import Direction, Leg
 from sojourn.core.router import Router
 from sojourn.core.session import raised_at
 from sojourn.errors import BackendUnavailable
+from sojourn.gateways.exchange import trace_words
 from sojourn.gateways.exchange.announcements import Announcer
 from sojourn.gateways.exchange.auth import Authenticator
 from sojourn.gateways.exchange.backends import Backends
@@ -53,6 +54,7 @@ from sojourn.gateways.exchange.spawners.static import StaticSpawner
 from sojourn.gateways.exchange.store.postgres import PostgresStore
 from sojourn.gateways.exchange.stored_logs import StoredLogs
 from sojourn.gateways.exchange.tickets import TicketDesk
+from sojourn.gateways.exchange.trace_words import SimulatorNews
 from sojourn.gateways.exchange.user_service import PodService
 from sojourn.gateways.exchange.websocket import WebSocketDoor
 from sojourn.web.server import HttpServer, NoFraming
@@ -62,6 +64,7 @@ if TYPE_CHECKING:
 
     from sojourn.core.backoff import Backoff
     from sojourn.core.connection import Connection
+    from sojourn.core.recorder import Entry
     from sojourn.core.server import Server
     from sojourn.core.session import Session
     from sojourn.gateways.exchange.bus import Bus, EventLogs
@@ -448,6 +451,14 @@ class ExchangeGateway(Gateway):
         return {Direction.IN: (client, self.name), Direction.OUT: (self.name, client)}.get(
             direction, (self.name, self.name)
         )
+
+    def leg(self, what: Any) -> Leg | None:
+        """Return what a simulator told in words, as other legs have them already."""
+        return trace_words.news_leg(what) if isinstance(what, SimulatorNews) else super().leg(what)
+
+    def words_for(self, entry: Entry) -> tuple[str, str]:
+        """Return an entry in the words of ``session.v1``."""
+        return trace_words.words_of(entry)
 
     def panel(self) -> AdminPanel:
         """Return the page with sessions, markets, simulators and pods."""

@@ -13,7 +13,7 @@ import asyncio
 import hashlib
 import secrets
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Final, Literal
 
 import msgspec
 from msgspec.structs import replace
@@ -26,6 +26,7 @@ from sojourn.gateways.exchange.messages import CancelOrder, PlaceOrder, ReplaceO
 from sojourn.gateways.exchange.problems import Kind, Refusal
 from sojourn.gateways.exchange.rest_types import NewOrder, Order, OrderChange, OrderPage
 from sojourn.gateways.exchange.sim.desk import REQUEST_ID_CHARACTERS
+from sojourn.gateways.exchange.trace_words import command_words
 from sojourn.gateways.exchange.view import FINAL_STATUSES
 
 if TYPE_CHECKING:
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
 
 DURABLE_S: Final = 2.0
 """How long an answer waits for its event; while the log is away it would wait in vain."""
+REST: Final = "REST"
+"""Requests of the user over HTTP, as a party in the session's trace."""
 ID_BYTES: Final = 16
 """Of the request id that a cancel or a replace gets; they have none of their client's."""
 
@@ -151,16 +154,23 @@ class OrderDesk:
 
     async def _do(self, room: SessionRoom, command: Command) -> _Told:
         """Have the owner do it. Raises: Refusal, BackendUnavailable, LimitExceeded."""
+        room.note_received(REST, *command_words(command))
         try:
-            async with asyncio.timeout(self._timeout_s):
-                told: Any = await room.do(command)
+            told = await self._told(room, command)
         except Refused as refused:
+            room.note_sent(REST, refused.code, refused.detail)
             if refused.detail == Reject.UNKNOWN_ORDER:
                 raise Refusal(Kind.NOT_FOUND) from None
             raise refusal_of(refused) from None
         except TimeoutError:
+            room.note_sent(REST, "outcome unknown", "the simulator has not answered in time")
             raise Refusal(Kind.OUTCOME_UNKNOWN, "the simulator has not answered in time") from None
-        return msgspec.convert(told, _Told)
+        room.note_sent(REST, told.status.replace("_", " "), f"order {told.order}")
+        return told
+
+    async def _told(self, room: SessionRoom, command: Command) -> _Told:
+        async with asyncio.timeout(self._timeout_s):
+            return msgspec.convert(await room.do(command), _Told)
 
     async def _seen(
         self, room: SessionRoom, number: int, after: int, is_it: Callable[[Order], bool]

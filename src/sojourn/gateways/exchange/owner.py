@@ -13,7 +13,7 @@ import asyncio
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final
 
-from sojourn.errors import BackendUnavailable, LimitExceeded
+from sojourn.errors import BackendUnavailable, LimitExceeded, SojournError
 from sojourn.gateways.exchange import relay_wire, wire
 from sojourn.gateways.exchange.bodies import (
     STATUSES,
@@ -41,6 +41,7 @@ from sojourn.gateways.exchange.messages import (
 from sojourn.gateways.exchange.relay_wire import Follow, MarketNews, News, PortfolioNews, State
 from sojourn.gateways.exchange.sim.channel import Fenced
 from sojourn.gateways.exchange.sim.link import LinkState, Ownership, SimulatorLink
+from sojourn.gateways.exchange.trace_words import SimulatorNews, command_words, result_words
 from sojourn.gateways.exchange.view import ALL_ORDERS, EVENTS, ORDER, SIMULATOR
 
 if TYPE_CHECKING:
@@ -51,6 +52,8 @@ if TYPE_CHECKING:
 
 UNREACHABLE: Final = "unreachable"
 """What clients are told of a simulator whose line is lost; any other state after it ends the wait for it."""
+_FAILED: Final = frozenset({UNREACHABLE, "failed"})
+"""States that the trace shows as errors."""
 NO_ORDERS: Final = b'{"orders":[]}'
 _BASE_SHIFT: Final = 32
 """Revisions of a session's n-th simulator begin at n << 32: a cursor of an earlier one is below, and 2**53 is far."""
@@ -93,6 +96,19 @@ class OwnerRole:
         self._told_portfolio = 0
         self._is_publishing = False
         self._is_market_new = True
+        self._met = ""
+        self._met_count = 0
+
+    @property
+    def party(self) -> str:
+        """How the trace calls the simulator of the moment; each one that follows has a lifeline of its own."""
+        return SIMULATOR if self._met_count < 2 else f"{SIMULATOR} {self._met_count}"  # noqa: PLR2004 - a second one
+
+    def meet(self, simulator: str) -> None:
+        """Take note which simulator is spoken of from now on."""
+        if simulator != self._met:
+            self._met = simulator
+            self._met_count += 1
 
     # Life
 
@@ -167,6 +183,7 @@ class OwnerRole:
             return
         self._drop_link()
         self.simulator = row
+        self.meet(row.id)
         view = self.room.view
         simulator, _, run = view.last_simulator.partition("/")
         after_seq, run = (view.last_seq, run) if simulator == row.id else (0, "")
@@ -175,6 +192,7 @@ class OwnerRole:
         name = str(row.handle.get("simulator") or row.id)  # one out of a pool has a name of its own
         ownership = Ownership(self.room.session_id, self.owner.epoch, name)
         self._is_market_new = True
+        self.room.note_sent(self.party, "follow", f"from its event {after_seq}")
         self.link = self._services.link(row.endpoint, ownership, self, after_seq, run)
         if not simulator and view.log.epoch > 1:
             # The log is not the session's first: what the simulator told before is lost, and not told again.
@@ -198,6 +216,8 @@ class OwnerRole:
         simulator = self.simulator.id if self.simulator is not None else ""
         if (view.simulator, view.simulator_state) != (simulator, state):
             view.take_simulator(simulator, state)
+            if state != "none":
+                self.room.note_received(self.party, state, detail, is_error=state in _FAILED)
             self.tell(SimulatorState(state, simulator, detail))
         is_away = state == UNREACHABLE
         if is_away != (SIMULATOR in view.degraded):  # an owner before us may have told
@@ -256,6 +276,8 @@ class OwnerRole:
         run = "" if self.link is None else self.link.run_id
         for event in events:
             self._put(ORDER, order_body(event.update), run, event.seq)
+        if events:
+            self.room.note_news(SimulatorNews(self.party, events[-1].update, len(events)))
         if self.writer.waiting_count * 2 > self._services.waiting_events_count and self.link is not None:
             self.link.pause()
 
@@ -299,7 +321,7 @@ class OwnerRole:
             raise Refused(Code.NO_SIMULATOR, "the session has no simulator that runs")
         was_up = link.state == LinkState.UP
         try:
-            result = await _ask(link, command)
+            result = await self._asked(link, command)
         except Fenced as error:
             raise Refused(Code.UNAVAILABLE, "the session is moving to another server", 0.5) from error
         except LimitExceeded:
@@ -311,6 +333,23 @@ class OwnerRole:
             detail = "no answer in time; the same id sent again is the same order"
             raise Refused(code, detail, 1.0) from error
         return _told(result)
+
+    async def _asked(
+        self, link: SimulatorLink, command: PlaceOrder | CancelOrder | ReplaceOrder
+    ) -> OrderResult:
+        """Ask the simulator; question and answer go into the trace. Raises: as ``_ask``."""
+        room, party = self.room, self.party
+        room.note_sent(party, *command_words(command))
+        try:
+            result = await _ask(link, command)
+        except Refused as refused:
+            room.record_state(f"not sent to the {party}: {refused.detail}")
+            raise
+        except SojournError as error:
+            room.note_received(party, "no answer", str(error), is_error=True)
+            raise
+        room.note_received(party, *result_words(result))
+        return result
 
     async def want(self, desired: Desired, spec: Json | None) -> tuple[str, bool]:
         """Want a simulator, or want none. Raises: Refused, BackendUnavailable."""
@@ -334,13 +373,21 @@ class OwnerRole:
         if not ask.for_s:
             self._followers.pop(ask.pod, None)
             return None
+        if ask.wants_state:
+            self.room.note_received(f"pod {ask.pod}", "follow", f"{ask.links_count} connections there")
         self._followers[ask.pod] = (self._services.clock() + ask.for_s, ask.links_count)
         if ask.is_active:
             self.room.active_ms = self._services.wall_ms()
         if not ask.wants_state:
             return None
         self.writer.doubt()  # whoever asks needs the log besides, and may have found that it is lost
+        self.room.note_sent(f"pod {ask.pod}", "state", f"event {self.room.view.log.last}")
         return self.state()
+
+    @property
+    def asking_party(self) -> str:
+        """How the trace calls the pod that has a command for us: which one is known where only one follows."""
+        return f"pod {next(iter(self._followers))}" if len(self._followers) == 1 else "other pods"
 
     def state(self) -> State:
         """Return all that a follower needs."""

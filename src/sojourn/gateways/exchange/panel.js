@@ -13,11 +13,12 @@ export function mount(root, api) {
   let chosen = "";
   let symbol = "";
   const prices = new Map();
+  let users = new Map();
 
   const sessions = table("Sessions", [
     { title: "User", value: (row) => el("button", { type: "button", class: "link-button", "aria-pressed": String(row.id === chosen), on: { click: () => choose(row.id) } }, row.subject) },
-    { title: "Connected", value: (row) => (row.links ? badge(row.links === 1 ? "1 link" : `${count(row.links)} links`, "ok") : badge("away")), hint: "WebSockets on this pod; a session outlives them" },
-    { title: "Simulator", value: (row) => badge(row.simulator, STATE_TONES[row.simulator]) },
+    { title: "Links", value: (row) => (row.links ? count(row.links) : badge("away")), numeric: true, hint: "WebSockets on this pod; a session outlives them" },
+    { title: "Simulator", value: (row) => badge(row.simulator, STATE_TONES[row.simulator]), hint: "The session's own market" },
   ], { key: (row) => row.id, empty: "Nobody has a session on this pod", limit: 100 });
 
   const market = el("div", { class: "market" });
@@ -26,21 +27,24 @@ export function mount(root, api) {
     { title: "Symbol", value: (row) => el("button", { type: "button", class: "link-button", "aria-pressed": String(row.s === symbol), on: { click: () => show(row.s) } }, row.s) },
     { title: "Bid", value: (row) => money(row.bid), numeric: true, hint: "The best price that somebody would pay" },
     { title: "Ask", value: (row) => money(row.ask), numeric: true, hint: "The best price that somebody would sell for" },
-    { title: "Last", value: (row) => money(row.last), numeric: true },
+    { title: "Last", value: (row) => money(row.last), numeric: true, hint: "The price of the last trade" },
+    { title: "Change", value: (row) => change(prices.get(row.s)), numeric: true, hint: "Of the last price since this page shows it" },
     { title: "Volume", value: (row) => count(row.volume ?? 0), numeric: true },
   ], { key: (row) => row.s, empty: "The market has not opened" });
   const line = chart("Last price");
   const orders = table("Orders", [
-    { title: "Order", value: (row) => `${row.side ?? ""} ${row.quantity ?? ""} ${row.symbol ?? ""}`.trim() || `${row.order}` },
-    { title: "Price", value: (row) => money(row.price ?? row.average_price), numeric: true },
-    { title: "Filled", value: (row) => count(row.filled ?? 0), numeric: true },
-    { title: "State", value: (row) => badge((row.status ?? "").replaceAll("_", " "), ORDER_TONES[row.status]) },
+    { title: "Order", value: (row) => `${row.side ?? ""} ${count(row.quantity)} ${row.symbol ?? ""}`.trim() || `${row.order}` },
+    { title: "Price", value: (row) => money(row.average_price ?? row.price), numeric: true, hint: "Of what is filled on average, else what was asked for" },
+    { title: "Filled", value: (row) => `${count(row.filled ?? 0)} of ${count(row.quantity ?? 0)}`, numeric: true },
+    { title: "State", value: (row) => el("span", {}, badge(words(row.status), ORDER_TONES[row.status]), row.reason && ` ${words(row.reason)}`) },
   ], { key: (row) => row.order, empty: "No order yet", limit: 20 });
   const wallet = el("div", { class: "wallet" });
   const chartTitle = el("h3", {}, "Price");
+  const chartHint = el("p", { class: "hint" });
 
   const simulators = table("Simulators", [
     { title: "Simulator", value: (row) => el("span", { title: row.id }, `…${row.id.slice(-12)}`), mono: true },
+    { title: "Whose", value: (row) => users.get(row.session) ?? `…${row.session.slice(-8)}`, hint: "The user, where the session is on this pod" },
     { title: "State", value: (row) => badge(row.is_unreachable ? "unreachable" : row.state, row.is_unreachable ? "bad" : STATE_TONES[row.state]) },
     { title: "Since", value: (row) => ago(Date.parse(row.changed_at) / 1000), numeric: true },
     { title: "Why", value: (row) => row.failure || "–" },
@@ -69,8 +73,10 @@ export function mount(root, api) {
   }
 
   function draw() {
+    const points = prices.get(symbol) ?? [];
     say(chartTitle, symbol ? `${symbol}, last price` : "Price");
-    line.update(prices.get(symbol) ?? []);
+    say(chartHint, points.length ? `since ${moment(points[0][0])}` : "");
+    line.update(points);
   }
 
   async function look() {
@@ -99,7 +105,7 @@ export function mount(root, api) {
     const isThere = Boolean(seen?.rows.length);
     if (market.dataset.isThere !== String(isThere)) {
       market.dataset.isThere = String(isThere);
-      if (isThere) fill(market, el("div", { class: "market-side" }, rows.root, wallet), el("div", { class: "market-main" }, chartTitle, line.root), el("div", { class: "market-wide" }, el("h3", { class: "inner-title" }, "Orders"), orders.root));
+      if (isThere) fill(market, el("div", { class: "market-side" }, rows.root, wallet), el("div", { class: "market-main" }, el("div", { class: "market-head" }, chartTitle, chartHint), line.root), el("div", { class: "market-wide" }, el("h3", { class: "inner-title" }, "Orders"), orders.root));
       else fill(market, nothing("No market is open. Choose a session whose simulator runs, or wait for one.", "sessions"));
     }
     say(marketTitle, seen ? `as ${seen.subject} sees it` : "");
@@ -131,17 +137,20 @@ export function mount(root, api) {
       api.get("/sessions"), api.get("/simulators", { limit: 50 }).catch(() => null), api.get("/pods").catch(() => null), api.get("/pod")]);
     if (!present.sessions.some((one) => one.id === chosen)) chosen = "";
     if (!chosen) choose(present.sessions.find((one) => one.simulator === "running")?.id ?? "");
+    users = new Map(present.sessions.map((one) => [one.id, one.subject]));
     sessions.update(present.sessions);
     if (all) simulators.update(all.simulators);
     if (others) pods.update(others.pods);
     fill(pool, facts([
       ...mine.backends.map(({ name, state }) => [BACKEND_WORDS[name] ?? name, badge(state, STATE_TONES[state])]),
       ["Simulators run", mine.driver === "process" ? "as processes" : mine.driver],
-      ...Object.entries(mine.phases).map(([phase, number]) => [phase, count(number)]),
+      ...Object.entries(mine.phases).map(([phase, number]) => [`Now ${words(phase)}`, count(number)]),
       ["Waiting unused", count(mine.unused)],
     ]));
   }
 
+  for (const one of [sessions, rows, orders]) one.root.classList.add("dense");
+  rows.root.classList.add("prices");
   showMarket(null);
   fill(root,
     el("div", { class: "columns narrow-left" },
@@ -157,6 +166,18 @@ export function mount(root, api) {
       line.stop();
     },
   };
+}
+
+function words(text) {
+  return String(text ?? "").replaceAll("_", " ");
+}
+
+/** How far a price has moved, with an arrow: nobody needs the colour. */
+function change(points) {
+  if (!points?.length) return "–";
+  const share = points.at(-1)[1] / points[0][1] - 1;
+  if (Math.abs(share) < 0.000_05) return "0.00 %";
+  return el("span", { class: share > 0 ? "up" : "down" }, `${share > 0 ? "▲" : "▼"} ${Math.abs(share * 100).toFixed(2)} %`);
 }
 
 function money(text) {

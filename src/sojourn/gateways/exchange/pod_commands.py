@@ -33,6 +33,7 @@ from sojourn.gateways.exchange.relay_wire import (
     Warn,
 )
 from sojourn.gateways.exchange.sessions import UnknownSession
+from sojourn.gateways.exchange.trace_words import command_words
 
 if TYPE_CHECKING:
     from sojourn.gateways.exchange.room import SessionRoom
@@ -79,9 +80,11 @@ class PodCommands:
             case Follow():
                 return role.follow(ask) or Done()
             case Do(command=command):
-                return await _answered(role.carry_out(command))
+                room.note_received(role.asking_party, *command_words(command))
+                return _told(room, role, await _answered(role.carry_out(command)))
             case Want(desired=desired, spec=spec):
-                return await _answered(role.want(desired, spec))
+                room.note_received(role.asking_party, "simulator", f"is to be {desired.value}")
+                return _told(room, role, await _answered(role.want(desired, spec)))
             case Devices(devices=devices, newest=newest, at_us=at_us):
                 room.take_devices(devices, newest, at_us)
                 await role.announce_devices()
@@ -93,11 +96,22 @@ class PodCommands:
 
     async def _take_hand_over(self, session: str, epoch: int) -> Answer:
         try:
-            return Done() if await self._keeper.take_hand_over(session, epoch) else NotOwner()
+            if not await self._keeper.take_hand_over(session, epoch):
+                return NotOwner()
+            room = self._keeper.rooms.get(session)
+            if room is not None:
+                room.note_received("other pods", "hand over", f"epoch {epoch}")
+            return Done()
         except UnknownSession:
             return NotOwner()
         except BackendUnavailable as error:
             return Failed(code=Code.UNAVAILABLE, detail=error.backend, retry_after_s=1.0)
+
+
+def _told(room: SessionRoom, role: OwnerRole, answer: Answer) -> Answer:
+    """Put an answer to another pod into the session's trace."""
+    room.note_sent(role.asking_party, answer.code if isinstance(answer, Failed) else "done")
+    return answer
 
 
 async def _nobody_answers(_ask: relay_wire.PodAsk) -> Answer:

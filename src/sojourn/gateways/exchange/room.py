@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
-from sojourn.core.recorder import Direction
+from sojourn.core.recorder import Direction, Leg, Through
 from sojourn.errors import BackendUnavailable
 from sojourn.gateways.exchange.bus import Ahead, Page
 from sojourn.gateways.exchange.links import ClientLink, Command, Refused
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from sojourn.gateways.exchange.services import PodServices
 
 PAGE_COUNT: Final = 500
+LIFELINES_COUNT: Final = 3
+"""Connections of a session that have a lifeline of their own in its trace; all others share one."""
 READS_COUNT: Final = 3
 """How often a log is read from its beginning, should that be deleted meanwhile."""
 
@@ -83,6 +85,8 @@ class SessionRoom:
         self.active_ms = 0
         """When its user was last active, seen by this pod; 0 = not since that was told."""
         self._record = record
+        self._numbers: dict[str, int] = {}
+        """Which lifelines of the trace its connections have, by their ids; one that comes takes the first free."""
 
     def __repr__(self) -> str:
         return f"<SessionRoom {self.session_id} {type(self.role).__name__}>"
@@ -110,6 +114,7 @@ class SessionRoom:
     def left(self, link: ClientLink) -> None:
         """Take note that a link is gone."""
         self.record_state(f"link {link.conn} closed with {link.closed}")
+        self._numbers.pop(link.conn, None)
         if self.role is not None:
             self.role.links_changed()
         self.services.keeper.has_news(self)
@@ -150,8 +155,30 @@ class SessionRoom:
 
     def record(self, link: ClientLink, direction: int, size_bytes: int, frame: Any) -> None:
         """Put a frame into the flight recorder."""
-        del link
-        self._record(direction, size_bytes, frame)
+        number = self._numbers.get(link.conn) or self._number(link)
+        self._record(direction, size_bytes, frame if number == 1 else Through(self._lifeline(number), frame))
+
+    def _number(self, link: ClientLink) -> int:
+        taken = set(self._numbers.values())
+        number = next(number for number in range(1, len(taken) + 2) if number not in taken)
+        self._numbers[link.conn] = number
+        return number
+
+    def _lifeline(self, number: int) -> str:
+        """Return how the trace calls a connection; the first one is its user."""
+        return f"{self.subject} ({number if number <= LIFELINES_COUNT else 'others'})"
+
+    def note_sent(self, party: str, name: str, text: str = "") -> None:
+        """Put into the flight recorder what a party other than the clients was asked or told."""
+        self._record(Direction.OUT, 0, Leg(party, name, text))
+
+    def note_received(self, party: str, name: str, text: str = "", *, is_error: bool = False) -> None:
+        """Put into the flight recorder what a party other than the clients asked or answered, or that it failed."""
+        self._record(Direction.ERROR if is_error else Direction.IN, 0, Leg(party, name, text))
+
+    def note_news(self, news: Any) -> None:
+        """Put into the flight recorder what a simulator told; words are made of it when somebody looks."""
+        self._record(Direction.IN, 0, news)
 
     def record_state(self, text: str) -> None:
         """Put what happens to the session on this pod into the flight recorder."""

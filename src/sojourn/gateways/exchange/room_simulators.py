@@ -184,6 +184,7 @@ class RoomSimulators:
         if _is_to_run(row):
             role.use_simulator(row)
         elif current is None or current.id == row.id or row.generation > current.generation:
+            role.meet(row.id)
             detail = str((row.failure or {}).get("detail", ""))
             if row.state in (SimulatorState.STOPPED, SimulatorState.FAILED):
                 role.drop_simulator(row.state.value, detail)

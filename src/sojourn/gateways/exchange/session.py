@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from sojourn.core.recorder import Direction
+from sojourn.core.recorder import Direction, Through
 from sojourn.core.session import Reason, Session
 
 if TYPE_CHECKING:
@@ -30,10 +30,16 @@ class UserSession(Session):
             connection.now = connection.clock()
             self.note(what, direction=direction)
             return
-        redact = connection.redactors[type(what)]
-        trace.append((connection.clock(), direction, size_bytes, what if redact is None else redact(what)))
+        kept = self._redacted(what.what if isinstance(what, Through) else what)
+        if isinstance(what, Through):
+            kept = Through(what.peer, kept)
+        trace.append((connection.clock(), direction, size_bytes, kept))
         if len(trace) > connection.trace_limit:
             del trace[: len(trace) // 2]
+
+    def _redacted(self, what: Any) -> Any:
+        redact = self.connection.redactors[type(what)]
+        return what if redact is None else redact(what)
 
     def drain(self) -> None:
         """Send the clients away that are still here: their connections are to close."""

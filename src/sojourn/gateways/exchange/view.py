@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Iterable
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
@@ -49,6 +50,7 @@ class OrderList(msgspec.Struct, frozen=True):
     orders: tuple[msgspec.Raw, ...]
 
 
+_opened_at = attrgetter("opened_at")
 _read_head = msgspec.json.Decoder(OrderHead).decode
 _read_list = msgspec.json.Decoder(OrderList).decode
 
@@ -122,7 +124,8 @@ class SessionView:
                 link.send_event(json)
         if links:
             # Once for all of them: hundreds of the same line would push everything else out of the recorder.
-            links[0].room.record(links[0], Direction.OUT, len(json or msgpack), event)
+            first = min(links, key=_opened_at)
+            first.room.record(first, Direction.OUT, len(json or msgpack), event)
 
     def note(self, event: LogEvent) -> None:
         """Remember what an event tells of orders."""

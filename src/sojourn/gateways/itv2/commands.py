@@ -19,10 +19,19 @@ Scope = Literal["read", "arm", "disarm", "bypass", "admin"]
 
 
 class Asker(msgspec.Struct, frozen=True):
-    """Who asks: the name of a token or an interface for the audit, and what it may do. ``admin`` may do everything."""
+    """Who asks: the name of a token or an interface for the audit, and what it may do. ``admin`` may do everything.
+
+    ``way`` is the interface for traces, such as ``REST``; empty where the name says it.
+    """
 
     name: str
     scopes: frozenset[Scope]
+    way: str = ""
+
+    @property
+    def party(self) -> str:
+        """Who it is in the trace of a panel's session."""
+        return f"{self.way} {self.name}".strip()
 
 
 class Outcome(msgspec.Struct, frozen=True):

@@ -95,9 +95,20 @@ class CommandDesk:
         try:
             if self._hub.is_leaving:
                 return Outcome(request_id, "rejected", "the gateway is being stopped")
-            return await procedures.carry_out(self._panel, command, asker, request_id)
+            return await self._with_panel(command, asker, request_id)
         finally:
             turn.release()
+
+    async def _with_panel(self, command: PanelCommand, asker: Asker, request_id: str) -> Outcome:
+        """Carry a command out; the trace of the panel's session tells who has ordered it and what came of it."""
+        link = self._panel.session
+        if link is not None:
+            details = ", ".join(f"{name} {value}" for name, value in _told_of(command).items())
+            link.note_received(asker.party, procedures.name_of(command), details)
+        outcome = await procedures.carry_out(self._panel, command, asker, request_id)
+        if link is not None:
+            link.note_sent(asker.party, outcome.result, outcome.reason)
+        return outcome
 
     def _over(
         self, command: PanelCommand, asker: Asker, outcome: Outcome, future: asyncio.Future[Outcome]
@@ -124,3 +135,9 @@ class CommandDesk:
             update.happened(Kind.COMMAND, "partition" if partition else "panel", partition or 0, detail)
 
         self._panel.update(audit, source="live")
+
+
+def _told_of(command: PanelCommand) -> Detail:
+    """Return what of a command may be shown in a trace: never a code."""
+    partition: int | None = getattr(command, "partition", None)
+    return {**({"partition": partition} if partition else {}), **procedures.shown_of(command)}

@@ -11,8 +11,12 @@ from typing import Final
 
 import msgspec
 
+from sojourn.core.events import EventKind
 from sojourn.gateways.itv2.messages import EncryptionType
 from sojourn.gateways.itv2.sections import Sections, sections_of
+
+HANDSHAKE_FAILED: Final = EventKind("itv2.handshake_failed", ("panel", "peer", "sentence"), level="warning")
+"""A connection came to nothing; the sentence says what to compare."""
 
 
 class Step:

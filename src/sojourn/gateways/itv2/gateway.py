@@ -32,6 +32,7 @@ from sojourn.gateways.itv2.asking import Asking
 from sojourn.gateways.itv2.capture_files import CaptureFolder
 from sojourn.gateways.itv2.codec import Itv2Codec, OtherHeader, shown
 from sojourn.gateways.itv2.doctor import (
+    HANDSHAKE_FAILED,
     Case,
     Step,
     Symptom,
@@ -42,8 +43,10 @@ from sojourn.gateways.itv2.doctor import (
     unknown_type,
 )
 from sojourn.gateways.itv2.failures import FailureCount
+from sojourn.gateways.itv2.findings import troubles_of
 from sojourn.gateways.itv2.handlers import RANDOM_BYTES, HandshakeFailed
 from sojourn.gateways.itv2.history import History
+from sojourn.gateways.itv2.http.failures import Failures
 from sojourn.gateways.itv2.hub import PanelHub
 from sojourn.gateways.itv2.listening import Listeners
 from sojourn.gateways.itv2.panels import Panel
@@ -54,7 +57,7 @@ from sojourn.gateways.itv2.wire import TLinkFraming, WireOptions
 
 if TYPE_CHECKING:
     from sojourn.core.connection import Connection
-    from sojourn.core.panel import AdminPanel
+    from sojourn.core.panel import AdminPanel, Trouble
     from sojourn.core.peer import Peer
     from sojourn.core.server import Server
     from sojourn.core.session import Session
@@ -70,8 +73,6 @@ PANEL_LOST: Final = EventKind("itv2.panel_lost", ("panel", "why"), level="warnin
 """The session of a panel ended; its state is stale until it is back."""
 PANEL_REPLACED: Final = EventKind("itv2.panel_replaced", ("panel", "old", "new"), level="warning")
 """A newer connection of the same panel took the place of the one before."""
-HANDSHAKE_FAILED: Final = EventKind("itv2.handshake_failed", ("panel", "peer", "sentence"), level="warning")
-"""A connection came to nothing; the sentence says what to compare."""
 PANEL_LEARNT: Final = EventKind("itv2.panel_learnt", ("integration_id", "peer", "encryption", "firmware"))
 """A panel that is not configured called while the gateway learns; it got no answer."""
 
@@ -113,6 +114,7 @@ class Itv2Gateway(Gateway):
     config: Itv2Settings
     history: History | None
     hub: PanelHub
+    failures: Failures
 
     def __init__(
         self,
@@ -149,6 +151,8 @@ class Itv2Gateway(Gateway):
         self._failures = FailureCount(server.clock)
         self._failures_by_id = FailureCount(server.clock)
         self._replacements = FailureCount(server.clock)
+        self.failures = Failures(server.events.unix_time)
+        server.events.add_view(self.failures)
         self.history = History(
             settings.history, server.events, clock=server.clock, wall_clock=self._wall_clock
         )
@@ -167,6 +171,7 @@ class Itv2Gateway(Gateway):
             if profile.name in states:
                 panel.restore(states[profile.name])
         self.hub.subscribe(_StateKeeper(self.history))
+        self.hub.subscribe(_Teller(self))
         self._spawn(self.hub.run())
         if settings.mqtt is not None:
             self._begin_mqtt()
@@ -190,6 +195,8 @@ class Itv2Gateway(Gateway):
         for work in self._works:
             work.cancel()
         await asyncio.gather(*self._works, return_exceptions=True)
+        if hasattr(self, "failures"):
+            self.server.events.remove_view(self.failures)
         if self.history is not None:
             await self.history.close()
 
@@ -552,10 +559,39 @@ class Itv2Gateway(Gateway):
         """Return what operators ask over the admin API; nothing before the panels are there."""
         return admin_panel(self) if hasattr(self, "hub") else None
 
+    def troubles(self) -> Iterable[Trouble]:
+        """Yield alarms, panels that are away or in trouble, and parts that do not work."""
+        return troubles_of(self) if hasattr(self, "hub") else ()
+
     def dependencies(self) -> Iterable[tuple[str, str]]:
         """Yield how the history is: without it panels are served all the same."""
         if self.history is not None:
             yield "history", f"degraded: {self.history.trouble}" if self.history.is_degraded else "ok"
+
+
+class _Teller:
+    """The view that writes into the trace of a panel's session who else is told what happened."""
+
+    def __init__(self, gateway: Itv2Gateway) -> None:
+        self._gateway = gateway
+
+    def changed(self, panel: Panel, changes: Sequence[Change]) -> None:
+        """Nothing: values follow from what happened."""
+
+    def happened(self, panel: Panel, events: Sequence[PanelEvent]) -> None:
+        """Write it once for each party, however much happened at once."""
+        if panel.session is not None and events:
+            kinds = ", ".join(dict.fromkeys(one.kind for one in events))
+            panel.session.note_sent("history", kinds)
+            mqtt = self._gateway.mqtt
+            if mqtt is not None and mqtt.is_connected:
+                panel.session.note_sent("MQTT", kinds)
+
+    def phase_changed(self, panel: Panel) -> None:
+        """Nothing: it is in the trace."""
+
+    def configuration_changed(self, panel: Panel) -> None:
+        """Nothing: it comes of what the panel has told."""
 
 
 class _StateKeeper:

@@ -23,6 +23,12 @@ class PanelLink(Protocol):
     def opening(self) -> OpenSession | None:
         """What the panel said of itself."""
 
+    def note_sent(self, party: str, name: str, text: str = "") -> None:
+        """Write into the session's trace what somebody else than the panel was told; never a secret."""
+
+    def note_received(self, party: str, name: str, text: str = "", *, is_error: bool = False) -> None:
+        """Write into the session's trace what somebody else than the panel has asked for; never a secret."""
+
     async def execute(self, command: Command | Unknown, *, within_s: float | None = None) -> Answer:
         """Send a command and wait for its answer; never raises for what the panel or the network does."""
 

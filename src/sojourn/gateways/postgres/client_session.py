@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from time import monotonic
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from sojourn.core.session import Reason, Session
 from sojourn.gateways.postgres import (
@@ -22,6 +22,7 @@ from sojourn.gateways.postgres import (
     owed,
     recovery,
     request_walk,
+    session_trace,
     statement_names,
     verified_replay,
 )
@@ -41,6 +42,8 @@ if TYPE_CHECKING:
     from sojourn.gateways.postgres.routing import LsnFloor
     from sojourn.gateways.postgres.server_session import ServerSession
     from sojourn.gateways.postgres.statements import Statement
+
+_IDLE: Final = TransactionStatus.IDLE
 
 
 class ClientSession(Session, eq=False):
@@ -84,6 +87,8 @@ class ClientSession(Session, eq=False):
     secret: bytes = b""
     user: str = ""
     database: str = ""
+    is_moving: bool = False
+    """Its server was lost, and it has no other one yet."""
     lost_text: bytes = b""
     lost_told: Refusal | None = None
     lost_status: int = 0
@@ -152,9 +157,12 @@ class ClientSession(Session, eq=False):
             return
         fifo = server.fifo
         if not fifo:
-            server.began = (
-                server.attached if is_first else monotonic()
-            )  # a look at the clock costs 70 ns here
+            if is_first:
+                server.began = server.attached  # a look at the clock costs 70 ns here
+            else:
+                server.began = monotonic()
+                if server.status == _IDLE:  # a client that keeps its server begins another transaction
+                    server.attached = server.began
             server.sent = 0
         server.bytes_in += len(data)
         fifo.append(data)
@@ -217,9 +225,12 @@ class ClientSession(Session, eq=False):
 
     def attached(self, server: ServerSession) -> None:
         """Go on with a server that the pool found and fitted."""
+        waited_s = 0.0
         if self.waits_since:
-            self.wait_s += monotonic() - self.waits_since
+            waited_s = monotonic() - self.waits_since
+            self.wait_s += waited_s
             self.waits_since = 0.0
+        session_trace.lent(self, server, waited_s)
         self.busy &= ~Busy.WAITING
         self.state = ClientState.READY
         if server.reported is not self.reported:
@@ -340,10 +351,13 @@ class ClientSession(Session, eq=False):
 
     def show_pins(self) -> None:
         """Keep the server while the session holds what lives there only."""
+        was_pinned = bool(self.holds & Holds.PINNED)
         if self.holding.pins or self.has_long_statement or self.has_long_unnamed:
             self.holds |= Holds.PINNED
         else:
             self.holds &= ~Holds.PINNED
+        if was_pinned != bool(self.holds & Holds.PINNED) and self.server is not None:
+            self.note_sent(self.server.node.name, "released" if was_pinned else "pinned to this session")
 
     def detach(self, server: ServerSession) -> None:
         """Give the server back; nothing is expected of it any more."""
@@ -452,9 +466,9 @@ class ClientSession(Session, eq=False):
         if took_s >= self.noteworthy_s:
             self.note_statement(head, took_s)
 
-    def note_statement(self, head: Entry, took_s: float) -> None:
+    def note_statement(self, head: Entry, took_s: float, answer: bytes = b"") -> None:
         """Offer a statement to the log: a slow one, or any where statements are sampled."""
-        self.gateway.log_statement(self, head, took_s, "")
+        self.gateway.log_statement(self, head, took_s, "", answer)
 
     # The beginning of a transaction
 

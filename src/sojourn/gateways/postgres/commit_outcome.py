@@ -51,7 +51,7 @@ def resolve_soon(client: ClientSession, loss: Loss, verdicts: list[Verdict]) -> 
 
 async def _resolve(client: ClientSession, loss: Loss, verdicts: list[Verdict]) -> None:
     armed, client.armed = client.armed, None
-    answer = await _outcome(client.pool.room, armed, client.config.failover.buffering_timeout_s)
+    answer = await _outcome(client, armed, client.config.failover.buffering_timeout_s)
     if client.ended:
         return
     decision = resolved(loss, {COMMITTED: True, ABORTED: False}.get(answer))
@@ -75,15 +75,20 @@ async def _resolve(client: ClientSession, loss: Loss, verdicts: list[Verdict]) -
         client.data_received(data)  # waits, if the session is being rebuilt
 
 
-async def _outcome(room: ClusterRoom, armed: ArmedCommit, limit_s: float) -> str:
+async def _outcome(client: ClientSession, armed: ArmedCommit, limit_s: float) -> str:
     """Ask the primary of the moment until it has decided, for so long at most."""
+    room, asked = client.pool.room, None
     try:
         async with asyncio.timeout(limit_s):
             while True:
                 node = room.writable()
                 if node is not None:
+                    if node is not asked:
+                        client.note_sent(node.name, "outcome of COMMIT?")
+                    asked = node
                     answer = await _asked(room, node, armed)
                     if answer != IN_PROGRESS:
+                        client.note_received(node.name, answer)
                         return answer
                 await asyncio.sleep(_LOOK_S)
     except TimeoutError:

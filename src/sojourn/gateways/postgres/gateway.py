@@ -20,6 +20,7 @@ from sojourn.core.events import EventKind
 from sojourn.core.gateway import Gateway
 from sojourn.core.listener import HANDSHAKE_FAILED
 from sojourn.core.panel import AdminPanel, Trouble
+from sojourn.core.rates import Relayed
 from sojourn.core.recorder import Direction
 from sojourn.core.session import Session, in_words, raised_at
 from sojourn.core.table import Mode
@@ -31,6 +32,7 @@ from sojourn.gateways.postgres import (
     incident_tables,
     login,
     occupied,
+    session_trace,
     wire,
 )
 from sojourn.gateways.postgres.access import Access
@@ -422,21 +424,25 @@ class PostgresGateway(Gateway):
 
     def statement_failed(self, client: ClientSession, head: Entry, fields: Mapping[str, str]) -> None:
         """Take note of a statement's error: for the log and the trace."""
-        client.note(f"error {fields.get('C', '')}", direction=Direction.ERROR)
         self.log_statement(client, head, 0.0, fields.get("C", ""))
 
-    def log_statement(self, client: ClientSession, head: Entry, took_s: float, sqlstate: str) -> None:
-        """Write a statement into the log if it is slow, failed or sampled."""
+    def log_statement(
+        self, client: ClientSession, head: Entry, took_s: float, sqlstate: str, answer: bytes = b""
+    ) -> None:
+        """Write a statement into the log and the trace if it is slow, failed or sampled."""
         if not self.query_log.wants(took_s, bool(sqlstate)):
+            if sqlstate:
+                client.note(f"error {sqlstate}", direction=Direction.ERROR)
             return
         if isinstance(head, bytes):
             text = text_of(client, head)
         else:
             statement = getattr(head, "statement", None)
             text = statement.text if statement is not None else getattr(head, "text", b"")
-        if client.trace is not None:
-            client.note(f"{shown(text[:TRACED_BYTES])} {sqlstate or f'{took_s * 1000:.1f} ms'}")
         server = client.server
+        if client.trace is not None:
+            shown_text = shown(text[:TRACED_BYTES])
+            session_trace.statement_ended(client, server, shown_text, took_s, sqlstate, answer)
         self.query_log.finished(
             session_id=client.id,
             database=client.database,
@@ -477,6 +483,14 @@ class PostgresGateway(Gateway):
                 waiting = f"; {row.held_clients} clients wait" if row.held_clients else ""
                 text = f"Cluster {row.cluster}: {row.state.lower().replace('_', ' ')}{waiting}"
                 yield Trouble("error", text, link="#/gateways/postgres")
+
+    def relayed(self) -> Relayed:
+        """Return the requests of clients and their answers, each as one packet however many messages it has.
+
+        They go from one transport to the other; logins are not among them.
+        """
+        totals = self.pools.totals()
+        return Relayed(totals.queries, totals.queries, totals.bytes_in, totals.bytes_out)
 
     def counters(self) -> Iterable[tuple[str, dict[str, str], float]]:
         """Yield figures of pools, clusters and losses."""

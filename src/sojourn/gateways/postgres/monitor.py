@@ -12,6 +12,7 @@ the gateway only when that has moved on. :func:`hand_over` needs EXECUTE on ``pg
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Awaitable, Callable
 from typing import Final, Protocol
 
@@ -345,7 +346,9 @@ def _reason(error: Exception) -> str:
     if isinstance(error, BackendUnavailable):
         return error.cause
     if isinstance(error, OSError) and error.strerror:
-        return error.strerror
+        # The loop's own words name the address as Python writes it; names that are not found have numbers below 0.
+        number = error.errno or 0
+        return os.strerror(number) if number > 0 else error.strerror
     if isinstance(error, TimeoutError):
         return "no answer in time"
     return str(error) or type(error).__name__

@@ -17,12 +17,12 @@ from sojourn.core.panel import AdminPanel, PanelOperation, PanelParameter
 from sojourn.gateways.postgres.console.incident_rows import (
     ClusterRow,
     FailoverRow,
-    LossRow,
     NodeRow,
     StatementRow,
 )
 from sojourn.gateways.postgres.console.rows import DatabaseRow, PoolRow, ServerRow, TotalsRow
 from sojourn.gateways.postgres.messages import Refusal as SqlRefusal
+from sojourn.gateways.postgres.retry import TABLE
 from sojourn.web.problems import Kind, Refusal
 
 if TYPE_CHECKING:
@@ -33,6 +33,28 @@ ROWS_COUNT: Final = 500
 PAUSE_S: Final = 10.0
 """How long an operator's page waits for a pause; the console waits as long as it takes."""
 
+_REASONS: Final = {row.situation: row.reason for row in TABLE} | {
+    "resolved_aborted": "the new primary says that the transaction was not committed",
+    "resolved_committed": "the new primary says that the transaction was committed",
+    "resolved_committed_without_result": "the transaction was committed, and its result is lost",
+    "replay_equal": "the transaction was run again, and every answer was the same",
+    "replay_given_up": "the transaction could not be run again with the same answers",
+    "misrouted": "a replica was asked for what only the primary can do",
+    "state_lost": "the session held on the server what cannot be made again",
+    "within_a_message": "the server was lost in the midst of a message",
+}
+"""Why it was decided so, by situation."""
+
+
+class Loss(msgspec.Struct, frozen=True, kw_only=True):
+    """How often a server was lost in one situation of the retry table; ``action`` is what was done about it."""
+
+    situation: str
+    reason: str
+    action: str
+    count: int
+    last: float
+
 
 class PostgresState(msgspec.Struct, frozen=True, kw_only=True):
     """Clusters, their nodes and what befell them; failovers with the newest first."""
@@ -40,7 +62,7 @@ class PostgresState(msgspec.Struct, frozen=True, kw_only=True):
     clusters: tuple[ClusterRow, ...]
     nodes: tuple[NodeRow, ...]
     failovers: tuple[FailoverRow, ...]
-    losses: tuple[LossRow, ...]
+    losses: tuple[Loss, ...]
     missing: str = ""
 
 
@@ -129,7 +151,17 @@ class PostgresPanel:
             clusters=tuple(view.clusters()),
             nodes=tuple(view.nodes())[:ROWS_COUNT],
             failovers=tuple(reversed(view.failovers()))[:ROWS_COUNT],
-            losses=tuple(row for row in view.losses() if row.count),
+            losses=tuple(
+                Loss(
+                    situation=row.situation,
+                    reason=_REASONS.get(row.situation, row.situation.replace("_", " ")),
+                    action=row.action,
+                    count=row.count,
+                    last=row.last,
+                )
+                for row in view.losses()
+                if row.count
+            ),
             missing=missing,
         )
 

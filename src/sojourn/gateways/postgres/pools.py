@@ -45,6 +45,8 @@ class Pools(Mapping[tuple[str, str], Pool]):
         self._pools: dict[tuple[str, str], Pool] = {}
         self.past: dict[str, Past] = {}
         """By database that the settings name, what its pools have done that are gone."""
+        self._gone = Totals()
+        """What all pools have done that are gone."""
 
     def __getitem__(self, key: tuple[str, str]) -> Pool:
         return self._pools[key]
@@ -120,6 +122,7 @@ class Pools(Mapping[tuple[str, str], Pool]):
         configured = {database.name for database in self._gateway.settings.databases}
         for (name, user), pool in unused.items():
             del self._pools[name, user]
+            self._gone.add(pool.closed)
             if name in configured:
                 past = self.past.setdefault(name, Past())
                 past.totals.add(pool.closed)
@@ -127,6 +130,14 @@ class Pools(Mapping[tuple[str, str], Pool]):
                 past.assignments += pool.assignments
         for room in self._gateway.rooms.values():
             room.pools[:] = [pool for pool in room.pools if pool not in gone]
+
+    def totals(self) -> Totals:
+        """Return what all servers have done since the start, whichever pool they were of."""
+        found = Totals()
+        found.add(self._gone)
+        for pool in self._pools.values():
+            found.add(pool.totals())
+        return found
 
     # Limits
 

@@ -63,7 +63,8 @@ def server_lost(client: ClientSession, server: ServerSession, entries: tuple[Ent
     gateway = client.gateway
     if client.ended or client.busy & Busy.CLOSING:
         return
-    client.note(f"the server {server.node.name} (pid {server.pid}) is lost: {cause}")
+    client.note_received(server.node.name, "server lost", f"pid {server.pid}: {cause}", is_error=True)
+    client.is_moving = True
     own = tuple(one for one in entries if not isinstance(one, Hidden))
     if client.holding.needs_snapshot and client.status != _IDLE:
         client.holding.needs_snapshot = False  # the transaction takes with it what was to be asked
@@ -250,6 +251,9 @@ def restore(client: ClientSession, server: ServerSession) -> None:
             return
         if hidden.error is None:
             _adopt(client, server, hidden)
+        is_error = hidden.error is not None
+        words = "state made" if not lost else "state made in part"
+        client.note_received(server.node.name, words, ", ".join(lost), is_error=is_error)
         client.show_pins()
         if lost:
             client.gateway.count_loss("state_lost")
@@ -270,11 +274,14 @@ def restore(client: ClientSession, server: ServerSession) -> None:
             return
         client.attached(server)
 
+    restoration = list(holding.restoration())
+    what = f"{len(client.prepared or ())} prepared statements, {len(restoration)} things that it had made"
+    client.note_sent(server.node.name, "make its state again", what)
     for name, statement in (client.prepared or {}).items():
         if name not in server.prepared:
             server.prepared[name] = statement
             server.send_hidden(statement.parse(name) + wire.sync(), Hidden(partial(_parsed, server, name)))
-    for text in holding.restoration():
+    for text in restoration:
         server.run(text, made(_named(text)))
     server.run(snapshot_sql(holding.custom_names), Hidden(restored))
 

@@ -20,6 +20,7 @@ from sojourn.gateways.postgres.states import ServerState
 if TYPE_CHECKING:
     from sojourn.gateways.postgres.client_session import ClientSession
     from sojourn.gateways.postgres.server_session import ServerSession
+    from sojourn.gateways.postgres.statements import Statement
 
 ROWS_SENT = 2
 """Bit of ``sent``: rows of the present answer went to the client; bit 1: anything did."""
@@ -317,8 +318,11 @@ def _expected(server: ServerSession, head: Expect, kind: int) -> bytes | bool | 
             server.naming.remove(head)
         if head.kind == Frontend.PARSE:
             _parsed(server, head)
+            _leave_text(server, head.statement, b"")
         elif head.kind == Frontend.CLOSE and head.action == FORWARD and head.statement is not None:
             client.forget_statement(head.name)
+        elif head.kind == Frontend.EXECUTE:
+            _leave_text(server, head.statement, head.text)
     return b"" if head.action == DROP else True
 
 
@@ -329,6 +333,13 @@ def _parsed(server: ServerSession, head: Expect) -> None:
     server.prepared[head.text or head.name] = head.statement
     if head.action != DROP and server.client is not None and head.name:
         server.client.learn_statement(head.name, head.statement)
+
+
+def _leave_text(server: ServerSession, statement: Statement | None, text: bytes) -> None:
+    """Let the Sync that ends a request know what was parsed or executed: the log of slow statements asks it."""
+    fifo = server.fifo
+    if fifo and type(fifo[0]) is Expect and fifo[0].kind == Frontend.SYNC:
+        fifo[0].statement, fifo[0].text = statement, text
 
 
 def _ripe(server: ServerSession) -> bytes:
@@ -510,6 +521,7 @@ def _ready(server: ServerSession, status: int) -> None:
     if status == TransactionStatus.IDLE:
         server.transactions += 1
         server.xact_s += now - server.attached
+        server.attached = now
     if client is None:
         return
     client.status = status

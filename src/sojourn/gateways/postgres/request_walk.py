@@ -22,7 +22,7 @@ from sojourn.gateways.postgres import (
     statement_names,
     wire,
 )
-from sojourn.gateways.postgres.messages import SQLSTATE, Frontend, Refusal
+from sojourn.gateways.postgres.messages import SQLSTATE, Frontend, Refusal, TransactionStatus
 from sojourn.gateways.postgres.passage import Passage
 from sojourn.gateways.postgres.replies import SYNTHETIC, Expect
 from sojourn.gateways.postgres.states import Busy, Holds
@@ -255,6 +255,8 @@ class _Walk(Passage):
         else:
             client.request = None
         server.began = monotonic()
+        if server.status == TransactionStatus.IDLE:
+            server.attached = server.began
         server.sent = 0
 
     def _to_server(self, server: ServerSession, kind: int, end: int, known: tuple[bytes, ...]) -> None:

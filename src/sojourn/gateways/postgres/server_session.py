@@ -42,8 +42,8 @@ class ServerSession(asyncio.Protocol):
 
     Life: dialled by its pool, lent to one client at a time, closed by age, error, order or loss. Always true: while
     ``client`` is None and ``fifo`` is empty it owes nothing and holds nothing of anybody; ``vector`` and ``prepared``
-    are what the server really has. Units: ``opened``, ``used``, ``began`` (of the request) and ``attached`` are
-    monotonic seconds.
+    are what the server really has. Units: ``opened``, ``used``, ``began`` (of the request) and ``attached`` (to its
+    client; of each later transaction of a client that keeps it, the beginning) are monotonic seconds.
     """
 
     __slots__ = (
@@ -176,7 +176,7 @@ class ServerSession(asyncio.Protocol):
                 self.queries += 1
                 client.write(data)
                 if took_s >= client.noteworthy_s:
-                    client.note_statement(fifo[0], took_s)
+                    client.note_statement(fifo[0], took_s, data)
                 fifo.clear()
                 self.status = status = data[-1]
                 if client.status != status:  # to set an attribute of a struct costs 40 ns here

@@ -120,6 +120,8 @@ class Replay:
         self._told = client.reported
         self._index = 0
         self._has_begun = self._is_level_known = False
+        words = f"{len(self._journal.digests)} answered requests"
+        client.note_sent(server.node.name, "transaction again", words)
         *others, last = self._journal.opening
         for message in others:
             server.send_hidden(message, self._hidden(server, _nothing))
@@ -195,6 +197,7 @@ class Replay:
     def _finish(self, server: ServerSession) -> None:
         """Let the client go on: what it had no answer to first, then what it has sent meanwhile."""
         client = self._client
+        client.note_received(server.node.name, "same answers")
         self.drop()
         news = client.reported.news_for(self._told)
         if news:

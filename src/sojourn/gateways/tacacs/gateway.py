@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from sojourn.core.events import EventKind
 from sojourn.core.gateway import Gateway
 from sojourn.core.panel import AdminPanel, Trouble
-from sojourn.core.recorder import Direction
+from sojourn.core.recorder import Direction, Leg
 from sojourn.core.table import Mode
 from sojourn.errors import RemoteProtocolError
 from sojourn.gateways.tacacs.accounting import Accounting
@@ -25,9 +25,9 @@ from sojourn.gateways.tacacs.handlers import router
 from sojourn.gateways.tacacs.login_state import LoginState
 from sojourn.gateways.tacacs.panel import DecisionLog, TacacsPanel
 from sojourn.gateways.tacacs.password_overlay import PasswordOverlay
-from sojourn.gateways.tacacs.policy import Policy
+from sojourn.gateways.tacacs.policy import Decision, Policy
 from sojourn.gateways.tacacs.session import Snapshot, TacacsCodec, TacacsSession, error_reply
-from sojourn.gateways.tacacs.trace_words import words_of
+from sojourn.gateways.tacacs.trace_words import decision_leg, words_of
 from sojourn.gateways.tacacs.users import Users
 from sojourn.gateways.tacacs.wire import TacacsFraming
 
@@ -171,6 +171,10 @@ class TacacsGateway(Gateway):
     def words_for(self, entry: Any) -> tuple[str, str]:
         """Return name and summary of a flight recorder entry by the specification's words, secrets masked."""
         return words_of(entry)
+
+    def leg(self, what: Any) -> Leg | None:
+        """Return a decision of the rules in words; it is kept as it is, on the hot path."""
+        return decision_leg(what) if isinstance(what, Decision) else super().leg(what)
 
     def parties(self, session: Session, direction: int) -> tuple[str, str]:
         """Return from whom to whom an entry goes; the peer is called by its device's name."""

@@ -7,9 +7,11 @@ Hot paths (PAP, authorization) run inline; what waits for a hash, a directory, a
 from __future__ import annotations
 
 from collections.abc import Awaitable
+from functools import partial
 from typing import Final
 
 from sojourn.core.events import EventKind
+from sojourn.core.recorder import Direction, Leg
 from sojourn.core.router import Router
 from sojourn.errors import SojournError, WireError
 from sojourn.gateways.tacacs import mschap
@@ -33,6 +35,7 @@ from sojourn.gateways.tacacs.messages import (
 )
 from sojourn.gateways.tacacs.policy import Query, service_of
 from sojourn.gateways.tacacs.session import TacacsSession, constant
+from sojourn.gateways.tacacs.users import LOCAL_USERS
 from sojourn.sansio.names import name_of
 
 router: Final = Router()
@@ -79,6 +82,10 @@ _KINDS: Final = {
     AcctFlag.WATCHDOG_UPDATE: "update",
 }
 _MAX_PRIV_LVL: Final = 15
+_LOCK_OUT: Final = "lock-out"
+_REMEMBERED: Final = Leg(LOCAL_USERS, "pass", "verified a moment ago")
+"""Put into traces as it is, at the connection's last look at the clock: a third of what ``note_received`` costs."""
+_IN: Final = Direction.IN
 _UNDEFINED: Final = Verdict(ERROR, "a header value that RFC 8907 does not define")
 
 
@@ -116,6 +123,17 @@ def _decided(session: TacacsSession, start: AuthenStart, verdict: Verdict, user:
     )
 
 
+async def _checked(session: TacacsSession, party: str, what: str, check: Awaitable[Verdict]) -> Verdict:
+    """Wait for what ``party`` makes of a password, and put both into the trace."""
+    session.note_sent(party, what)
+    verdict = await check
+    is_error = verdict.outcome == ERROR
+    session.note_received(party, OUTCOMES[verdict.outcome], verdict.reason, is_error=is_error)
+    if verdict.lock_out:
+        session.note_received(_LOCK_OUT, verdict.lock_out)
+    return verdict
+
+
 def _finish(session: TacacsSession, start: AuthenStart, verdict: Verdict, user: str = "") -> None:
     _decided(session, start, verdict, user)
     session.finish(_REPLIES[verdict.outcome])
@@ -132,6 +150,9 @@ def pap_login(session: TacacsSession, start: AuthenStart) -> Awaitable[None] | N
         verdict = session.config.users.check_password_now(start.user, start.data)
         if verdict is not None:  # said and told without the calls of _finish: worth 0.2 us of a login
             session.about = start.user
+            trace = session.trace
+            if trace is not None:
+                trace.append((session.connection.now, _IN, 0, _REMEMBERED))
             session.config.emit(
                 AUTHENTICATED,
                 session,
@@ -152,12 +173,20 @@ def pap_login(session: TacacsSession, start: AuthenStart) -> Awaitable[None] | N
 
 
 async def _slow_pap_login(session: TacacsSession, start: AuthenStart) -> None:
-    users = session.config.users
+    users, user = session.config.users, start.user
     if start.service == Service.ENABLE:
-        verdict = await users.check_enable(start.user, start.priv_lvl, start.data)
+        verdict = await _check_enable(session, user, start, start.data)
     else:
-        verdict = await users.check_password(start.user, start.data)
+        check = users.check_password(user, start.data)
+        verdict = await _checked(session, users.backend_of(user), "check password", check)
     _finish(session, start, verdict)
+
+
+def _check_enable(
+    session: TacacsSession, user: str, start: AuthenStart, password: bytes
+) -> Awaitable[Verdict]:
+    check = session.config.users.check_enable(user, start.priv_lvl, password)
+    return _checked(session, LOCAL_USERS, f"check ENABLE password, level {start.priv_lvl}", check)
 
 
 @router.conversation(AuthenStart, action=Action.LOGIN, authen_type=AuthenType.ASCII)
@@ -178,13 +207,20 @@ async def ascii_login(session: TacacsSession, start: AuthenStart) -> None:
     else:
         password = await session.ask_user(AuthenStatus.GETPASS, settings.password_prompt, echo=False)
     if start.service == Service.ENABLE:
-        verdict = await users.check_enable(user, start.priv_lvl, password)
+        verdict = await _check_enable(session, user, start, password)
     else:
         code = None
         if users.needs_otp_prompt(user):
             code = await session.ask_user(AuthenStatus.GETDATA, "One-time code: ", echo=False)
-        verdict = users.check_password_now(user, password) or await users.check_password(
-            user, password, otp=code
+        known = users.check_password_now(user, password)
+        trace = session.trace
+        if known is not None and trace is not None:
+            trace.append((session.connection.now, _IN, 0, _REMEMBERED))
+        verdict = known or await _checked(
+            session,
+            users.backend_of(user),
+            "check password" if code is None else "check password and one-time code",
+            users.check_password(user, password, otp=code),
         )
     _finish(session, start, verdict, user)
 
@@ -217,7 +253,9 @@ async def change_password(session: TacacsSession, start: AuthenStart) -> None:
     if new != again:
         verdict = Verdict(FAIL, "the new password was typed in two ways")
     else:
-        verdict = await session.config.users.change_password(user, old, new)
+        users = session.config.users
+        change = users.change_password(user, old, new)
+        verdict = await _checked(session, users.backend_of(user), "change password", change)
     _finish(session, start, verdict, user)
 
 
@@ -262,6 +300,9 @@ def _challenge_login(session: TacacsSession, start: AuthenStart) -> None:
     except WireError as error:
         # The response is the user's: an ERROR would let anybody at a dial-in make the device give us up for dead.
         verdict = Verdict(FAIL, str(error))
+    session.note_received(LOCAL_USERS, OUTCOMES[verdict.outcome], verdict.reason)
+    if verdict.lock_out:
+        session.note_received(_LOCK_OUT, verdict.lock_out)
     _finish(session, start, verdict)
 
 
@@ -290,6 +331,7 @@ def authorize(session: TacacsSession, request: AuthorRequest) -> None:
         return
     groups = config.users.standing(user)
     if groups is None:
+        session.note_received(LOCAL_USERS, "deny", "unknown, disabled or expired user")
         _authorized(session, request, shown, "deny", "(none)", "unknown, disabled or expired user")
         session.finish(AuthorReply(AuthorStatus.FAIL))
         return
@@ -305,6 +347,8 @@ def authorize(session: TacacsSession, request: AuthorRequest) -> None:
             args,
         )
     )
+    if session.trace is not None:
+        session.trace.append((session.connection.now, _IN, 0, decision))  # words are made when looked at
     outcome = "permit" if decision.permit else "deny"
     _authorized(session, request, shown, outcome, decision.rule, decision.reason)
     if decision.status == _UNCHANGED.status and not decision.args and not decision.message:
@@ -362,14 +406,26 @@ async def account(session: TacacsSession, request: AcctRequest) -> None:
         device_address=session.connection.peer.address,
         session_id=session.key,
     )
+    for name in config.accounting.names:
+        session.note_sent(f"sink {name}", "record", kind)
+    told = partial(_told_by_sink, session, session.connection.clock())
     try:
-        await config.accounting.store(record)
+        await config.accounting.store(record, told)
     except SojournError as error:
         _accounted(session, request, "error", str(error))
         session.finish(AcctReply(AcctStatus.ERROR))
         return
     _accounted(session, request, "success", "stored")
     session.finish(AcctReply(AcctStatus.SUCCESS))
+
+
+def _told_by_sink(session: TacacsSession, began: float, name: str, error: SojournError | None) -> None:
+    """Put into the trace what a sink has made of the record; after the answer nobody asks any more."""
+    if not session.ended:
+        words = "stored" if error is None else str(error)
+        after_ms = (session.connection.clock() - began) * 1000
+        is_error = error is not None
+        session.note_received(f"sink {name}", words, f"after {after_ms:.1f} ms", is_error=is_error)
 
 
 def _accounted(session: TacacsSession, request: AcctRequest, outcome: str, reason: str) -> None:

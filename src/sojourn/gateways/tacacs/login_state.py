@@ -31,11 +31,15 @@ VerifyKey = tuple[str, bytes, str]
 
 
 class Verdict(msgspec.Struct, frozen=True, gc=False):
-    """The answer to "is this true?"; ``reason`` is for the log and never for the peer."""
+    """The answer to "is this true?"; ``reason`` is for the log and never for the peer.
+
+    Shape: ``lock_out`` is what the lock-out had to say to it, if it was that which decided or was set off.
+    """
 
     outcome: int
     reason: str = ""
     groups: tuple[str, ...] = ()
+    lock_out: str = ""
 
 
 class Verified(msgspec.Struct, gc=False):

@@ -9,7 +9,7 @@ Source: RFC 8907 sections 4.1, 5.1 to 5.3, 6.1, 6.2, 7.1 and 7.2; RFC 9887 secti
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, Final
 
 import msgspec
 
@@ -204,6 +204,14 @@ class AuthenContinue(Message, gc=False):
     user_msg: bytes
     data: bytes = b""
     flags: int = 0
+
+    def redacted(self) -> AuthenContinue:
+        """Return what the flight recorder keeps: that there was an answer, or an ABORT; the same one for all."""
+        return _SHOWN_ABORT if self.flags & ContinueFlag.ABORT else _SHOWN_CONTINUE
+
+
+_SHOWN_CONTINUE: Final = AuthenContinue(b"")
+_SHOWN_ABORT: Final = AuthenContinue(b"", b"", ContinueFlag.ABORT)
 
 
 class AuthorRequest(Message, gc=False):

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any, Final
 
-from sojourn.core.recorder import Entry, summary
+from sojourn.core.recorder import Entry, Leg, summary
 from sojourn.gateways.tacacs.masking import shown_request
 from sojourn.gateways.tacacs.messages import (
     AcctFlag,
@@ -30,6 +30,7 @@ from sojourn.gateways.tacacs.messages import (
     ReplyFlag,
     Service,
 )
+from sojourn.gateways.tacacs.policy import Decision
 from sojourn.sansio.names import flag_names, name_of
 
 _Fields = dict[str, Any]
@@ -38,16 +39,16 @@ _Fields = dict[str, Any]
 def words_of(entry: Entry) -> tuple[str, str]:
     """Return the name of what an entry holds, and one line about it."""
     what = entry[3]
-    kind = what[0] if isinstance(what, tuple) else type(what)
-    words = _WORDS.get(kind)
+    words = _WORDS.get(type(what))
     if words is None:
         return summary(entry)
-    if isinstance(what, tuple):
-        names = (name for name in kind.__struct_fields__ if name not in kind.secret_fields)
-        fields = dict(zip(names, what[1], strict=True))
-    else:
-        fields = {name: getattr(what, name) for name in kind.__struct_fields__}
-    return kind.__name__, " ".join(words(fields))
+    fields = {name: getattr(what, name) for name in what.__struct_fields__}
+    return type(what).__name__, " ".join(words(fields))
+
+
+def decision_leg(decision: Decision) -> Leg:
+    """Return what the rules have decided, and why: the reason names the rule."""
+    return Leg("rules", "permit" if decision.permit else "deny", decision.reason)
 
 
 def _start(fields: _Fields) -> Iterator[str]:

@@ -57,6 +57,12 @@ __all__ = ["ERROR", "FAIL", "PASS", "LoginState", "Users", "Verdict"]
 MIN_PASSWORD_LENGTH: Final = 8
 """What a changed password needs at least, in characters."""
 
+LOCAL_USERS: Final = "local users"
+"""Whom the configuration names, as a party in traces."""
+
+LOCKED_OUT: Final = "locked out"
+LOCKED_OUT_OF_ENABLE: Final = "locked out of ENABLE"
+
 REMEMBERED_S: Final = 86_400.0
 """How long after a login a user who exists only in a directory may be authorized."""
 
@@ -170,6 +176,14 @@ class Users:
             return Verdict(FAIL, "unknown user")
         return self._decide(record, password, step, groups, "" if fits else reason)
 
+    def backend_of(self, user: str) -> str:
+        """Return who decides about a password of this user, by the name that operators know."""
+        record = self._records.get(user)
+        if record is None and self._may_be_stranger(user):
+            return f"LDAP {' and '.join(self._strangers)}"
+        directory = None if record is None else record.user.directory
+        return LOCAL_USERS if directory is None else f"LDAP {directory}"
+
     def needs_otp_prompt(self, user: str) -> bool:
         """Tell whether an ASCII login asks for a one-time code; unknown users are like some known one."""
         record = self._records.get(user)
@@ -199,7 +213,7 @@ class Users:
         if refusal is None and record.totp is not None:
             refusal = "a challenge response cannot carry the second factor"
         if refusal is not None:
-            return Verdict(FAIL, refusal)
+            return _refused(refusal)
         if secret is None:
             return Verdict(ERROR, "the recoverable secret cannot be unsealed")
         if not fits:
@@ -221,11 +235,11 @@ class Users:
         table = self._state.enable_lockout
         refusal = self._barrier(record)
         if refusal is None and table.is_locked(user):
-            refusal = "locked out of ENABLE"
+            refusal = LOCKED_OUT_OF_ENABLE
         if refusal is None and record.user.enable is None:
             refusal = "no ENABLE password"
         if refusal is not None:
-            return Verdict(FAIL, refusal)
+            return _refused(refusal)
         if not fits:
             return self._fail(user, "wrong ENABLE password", table)
         table.record_success(user)
@@ -316,7 +330,7 @@ class Users:
         except (BackendUnavailable, LimitExceeded) as error:
             return _unavailable(error)
         if self._state.lockout.is_locked(lock_key):
-            return Verdict(FAIL, "locked out")
+            return Verdict(FAIL, LOCKED_OUT, lock_out=LOCKED_OUT)
         if answer.outcome != ldap.ACCEPTED:
             if counts:
                 return self._fail(lock_key, answer.reason, self._state.lockout)
@@ -337,7 +351,7 @@ class Users:
         state = self._state
         barrier = self._barrier(record)
         if barrier is not None:
-            return Verdict(FAIL, barrier)
+            return _refused(barrier)
         if not reason and record.totp is not None:
             if step is None:
                 reason = "wrong one-time code"
@@ -357,13 +371,13 @@ class Users:
 
     def _fail(self, lock_key: str, reason: str, table: LockoutTable) -> Verdict:
         if table.record_failure(lock_key, self._limits):
-            reason += "; locked out now"
+            return Verdict(FAIL, f"{reason}; locked out now", lock_out="locked out now")
         return Verdict(FAIL, reason)
 
     def _barrier(self, record: _Record) -> str | None:
         """Return why this user may not log in whatever the password, or None."""
         if self._state.lockout.is_locked(record.name):
-            return "locked out"
+            return LOCKED_OUT
         if record.user.disabled:
             return "account disabled"
         return "account expired" if self._is_expired(record) else None
@@ -459,6 +473,12 @@ class Users:
         table.move_to_end(user)
         if len(table) > self._limits.tracked_users_count:
             table.popitem(last=False)
+
+
+def _refused(reason: str) -> Verdict:
+    """Return the verdict on a user who may not log in whatever the password."""
+    is_locked = reason in {LOCKED_OUT, LOCKED_OUT_OF_ENABLE}
+    return Verdict(FAIL, reason, lock_out=reason if is_locked else "")
 
 
 def _unavailable(error: BackendUnavailable | LimitExceeded) -> Verdict:

@@ -35,7 +35,7 @@ class Ask(NamedTuple):
     """What somebody wants of a panel.
 
     ``number`` is of the partition or user, 0 for the panel itself. The same ``request_id`` again gives the first
-    outcome; None: a new one.
+    outcome; None: a new one. ``way`` is the interface that it came by, for traces.
     """
 
     panel: Panel
@@ -43,6 +43,7 @@ class Ask(NamedTuple):
     number: int
     body: t.Body | None
     request_id: str | None
+    way: str = ""
 
 
 class Carrier:
@@ -82,7 +83,7 @@ class Carrier:
             self._events.emit(COMMAND_REFUSED, None, holder.name, panel.name, order.name, why)
             raise
         request_id = ask.request_id or secrets.token_hex(REQUEST_ID_BYTES)
-        return outcome_of(panel.name, await panel.carry_out(command, holder.asker, request_id))
+        return outcome_of(panel.name, await panel.carry_out(command, holder.asker(ask.way), request_id))
 
     def _check(self, holder: Holder, ask: Ask) -> None:
         """Note what a request id is for. Raises: Refusal if it was for something else."""

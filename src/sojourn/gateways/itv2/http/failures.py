@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Final
 
-from sojourn.gateways.itv2.gateway import HANDSHAKE_FAILED
+from sojourn.gateways.itv2.doctor import HANDSHAKE_FAILED
 from sojourn.gateways.itv2.http.rest_types import FailedHandshake
 
 if TYPE_CHECKING:

@@ -19,7 +19,6 @@ from sojourn.core.session import raised_at
 from sojourn.gateways.itv2.gateway import Itv2Gateway
 from sojourn.gateways.itv2.http.carrying import Carrier
 from sojourn.gateways.itv2.http.door import Door, LinkSession
-from sojourn.gateways.itv2.http.failures import Failures
 from sojourn.gateways.itv2.http.live import Live
 from sojourn.gateways.itv2.http.neohub import NeoHub
 from sojourn.gateways.itv2.http.rest import Rest
@@ -91,8 +90,6 @@ class Itv2Api(Gateway):
         self.front = Front(
             settings, prefix="sojourn_itv2", on_failure=self._on_failure, tracer=tracer, clock=server.clock
         )
-        self._failures = Failures(server.events.unix_time)
-        server.events.add_view(self._failures)
         app = web.Application(client_max_size=settings.body_limit_bytes)
         self.front.install(app)
         carrier = Carrier(house.hub, server.events, settings.requests_count)
@@ -110,7 +107,7 @@ class Itv2Api(Gateway):
             self.tokens,
             desk,
             carrier,
-            self._failures,
+            house.failures,
             rates=self.front.subjects,
             settings=settings,
         )
@@ -135,8 +132,6 @@ class Itv2Api(Gateway):
         """End what ``start`` began; commands that are under way go on at the panels."""
         for view in self._views:
             self._house.hub.unsubscribe(view)
-        if hasattr(self, "_failures"):
-            self.server.events.remove_view(self._failures)
         if hasattr(self, "http"):
             await self.http.stop()
         works = tuple(self._works)

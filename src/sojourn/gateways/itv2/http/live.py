@@ -98,7 +98,8 @@ class Live:
         order = ORDERS.get(frame.command)
         if order is None:
             raise Refusal(Kind.INVALID, f"wanted a command out of {', '.join(ORDERS)}")
-        return Ask(panel, order, _number_of(order, frame), _body_of(order, frame), frame.request_id)
+        number, body = _number_of(order, frame), _body_of(order, frame)
+        return Ask(panel, order, number, body, frame.request_id, "WebSocket")
 
     async def _carry_out(self, link: Link, ask: Ask) -> None:
         try:

@@ -209,7 +209,7 @@ class NeoHub:
             link.put(_error("An access code has 4, 6 or 8 digits"))
             return
         order, body = _order_of(message, code)
-        ask = Ask(panel, order, message.partition_number, body, None)
+        ask = Ask(panel, order, message.partition_number, body, None, "NeoHub")
         if not link.run(partial(self._carry_out, link, ask)):
             link.put(_error("Too many commands at once"))
 

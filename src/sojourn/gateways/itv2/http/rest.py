@@ -13,15 +13,15 @@ import msgspec
 from aiohttp import web
 
 from sojourn import __version__
-from sojourn.errors import BackendUnavailable, LimitExceeded, RemoteProtocolError
+from sojourn.errors import BackendUnavailable, LimitExceeded
 from sojourn.gateways.itv2.commands import UNSUPPORTED, Scope
-from sojourn.gateways.itv2.history import HistoryQuery
 from sojourn.gateways.itv2.http import rest_types as t
 from sojourn.gateways.itv2.http.carrying import Ask
 from sojourn.gateways.itv2.http.openapi import document
 from sojourn.gateways.itv2.http.orders import ORDERS
-from sojourn.gateways.itv2.http.problems import FieldError, Kind, Refusal
+from sojourn.gateways.itv2.http.problems import Kind, Refusal
 from sojourn.gateways.itv2.http.routes import OPERATIONS, PATH_SCHEMAS
+from sojourn.gateways.itv2.http.searching import listed, page_of, query_of
 from sojourn.gateways.itv2.http.shown import (
     learning_of,
     panel_of,
@@ -36,7 +36,7 @@ from sojourn.web.serving import in_time, read_request
 
 if TYPE_CHECKING:
     from sojourn.gateways.itv2.gateway import Itv2Gateway
-    from sojourn.gateways.itv2.history import History
+    from sojourn.gateways.itv2.history import History, HistoryQuery
     from sojourn.gateways.itv2.history.export import ExportFormat
     from sojourn.gateways.itv2.http.carrying import Carrier
     from sojourn.gateways.itv2.http.failures import Failures
@@ -176,7 +176,7 @@ class Rest:
         number = call.number(order.target) if order.target != "panel" else 0
         if order.target != "panel" and not number:
             raise Refusal(Kind.NOT_FOUND)
-        ask = Ask(panel, order, number, call.body, call.key)
+        ask = Ask(panel, order, number, call.body, call.key, "REST")
         outcome = await self._carrier.carry_out(call.holder, ask)
         return _json(outcome, STATUSES[outcome.result])
 
@@ -190,15 +190,7 @@ class Rest:
     # History
 
     async def _search_history(self, call: Call) -> web.StreamResponse:
-        query = _query_of(call)
-        try:
-            page = await self._history().search(query)
-        except RemoteProtocolError:
-            wanted = FieldError("query.cursor", "wanted once: the cursor of the page before")
-            raise Refusal(Kind.INVALID, errors=(wanted,)) from None
-        except (BackendUnavailable, LimitExceeded):
-            raise Refusal(Kind.HISTORY_UNAVAILABLE) from None
-        return _json(t.HistoryPage(page.entries, page.cursor))
+        return _json(await page_of(self._house.history, _query_of(call)))
 
     async def _export_csv(self, call: Call) -> web.StreamResponse:
         return await self._export(call, "csv", "text/csv; charset=utf-8")
@@ -287,24 +279,7 @@ def _for_all_panels(call: Call) -> None:
 
 def _query_of(call: Call) -> HistoryQuery:
     """Return what is searched; a token of some panels finds theirs only. Raises: Refusal."""
-    query = call.query
-    panels = tuple(name for name in query["panels"].split(",") if name)
+    panels = listed(call.query["panels"])
     if not all(map(call.holder.sees, panels)):
         raise Refusal(Kind.NOT_FOUND, "there is no such panel")
-    return HistoryQuery(
-        since_ms=query["since_ms"] or None,
-        until_ms=query["until_ms"] or None,
-        panels=panels or tuple(sorted(call.holder.panels)),
-        partition=query["partition"] or None,
-        partition_label=query["partition_label"],
-        zone=query["zone"] or None,
-        zone_label=query["zone_label"],
-        user=query["user"] or None,
-        user_label=query["user_label"],
-        asker=query["asker"],
-        kinds=tuple(name for name in query["kinds"].split(",") if name),
-        sources=tuple(name for name in query["sources"].split(",") if name),
-        is_oldest_first=query["order"] == "oldest",
-        limit_count=query.get("limit", 100),
-        cursor=query.get("cursor", ""),
-    )
+    return query_of(call.query, panels or tuple(sorted(call.holder.panels)))

@@ -44,7 +44,7 @@ def _number(name: str, description: str, highest: int) -> Parameter:
     return Parameter(name, f"{description}; 0 = any.", is_number=True, highest=highest)
 
 
-_FILTERS: Final = (
+FILTERS: Final = (
     Parameter(
         "panels",
         "Only of these panels, with commas between them.",
@@ -69,8 +69,9 @@ _FILTERS: Final = (
     Parameter("asker", "Only commands of the token with this name.", longest=64),
     Parameter("order", "newest (the default) or oldest first.", words=("newest", "oldest")),
 )
+"""What of a history is asked for."""
 _NUMBER: Final = f"[0-9]{{1,{DIGITS - 1}}}"
-_PAGE: Final = (
+PAGE: Final = (
     Parameter("limit", "Entries of a page.", is_number=True, lowest=1, highest=PAGE_LIMIT_COUNT, default=100),
     Parameter(
         "cursor",
@@ -79,6 +80,7 @@ _PAGE: Final = (
         wanted="the cursor of the page before",
     ),
 )
+"""How much of it at once, and from where on."""
 _OF_HISTORY: Final = (Kind.HISTORY_UNAVAILABLE,)
 _OUTCOMES: Final = (
     (409, "``rejected``: the panel refused, or nothing was sent; ``reason`` says why."),
@@ -162,15 +164,15 @@ OPERATIONS: Final = (
     ),
     Operation(
         "GET", f"{BASE}/history", "search_history", "What happened, a page at a time.",
-        access="read", answer=t.HistoryPage, query=(*_FILTERS, *_PAGE), refusals=_OF_HISTORY,
+        access="read", answer=t.HistoryPage, query=(*FILTERS, *PAGE), refusals=_OF_HISTORY,
     ),
     Operation(
         "GET", f"{BASE}/history.csv", "export_csv", "The same as one CSV file, without a limit.",
-        access="read", answer=str, query=_FILTERS, refusals=_OF_HISTORY, media="text/csv",
+        access="read", answer=str, query=FILTERS, refusals=_OF_HISTORY, media="text/csv",
     ),
     Operation(
         "GET", f"{BASE}/history.jsonl", "export_jsonl", "The same as JSON lines, without a limit.",
-        access="read", answer=str, query=_FILTERS, refusals=_OF_HISTORY, media="application/jsonl",
+        access="read", answer=str, query=FILTERS, refusals=_OF_HISTORY, media="application/jsonl",
     ),
     Operation(
         "GET", f"{BASE}/unsupported", "list_unsupported",

@@ -49,10 +49,9 @@ class Holder(msgspec.Struct, frozen=True):
     needs_code: bool
     digest: bytes
 
-    @property
-    def asker(self) -> Asker:
-        """Return who asks, for the audit."""
-        return Asker(self.name, self.scopes)
+    def asker(self, way: str) -> Asker:
+        """Return who asks, and by which interface, for the audit and for traces."""
+        return Asker(self.name, self.scopes, way)
 
     def may(self, *scopes: Scope) -> bool:
         """Say whether it may do something that needs all of ``scopes``."""

@@ -11,7 +11,7 @@ itself and the answers that need it.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from types import TracebackType
 from typing import Self
 
@@ -22,7 +22,7 @@ from sojourn.gateways.tacacs.accounting.files import FileLines
 from sojourn.gateways.tacacs.accounting.record import Record
 from sojourn.gateways.tacacs.accounting.syslog import SyslogSender
 from sojourn.gateways.tacacs.accounting.thread import ThreadSink
-from sojourn.gateways.tacacs.accounting.writer import OnAlarm, Sink, SinkSnapshot, Waiter, Writer
+from sojourn.gateways.tacacs.accounting.writer import OnAlarm, OnSettled, Sink, SinkSnapshot, Waiter, Writer
 from sojourn.gateways.tacacs.config import Accounting as AccountingSettings
 from sojourn.gateways.tacacs.config import FileSink, PostgresSink, SyslogSink
 
@@ -102,10 +102,16 @@ class Accounting:
             self._run(writer)
         await self._wait_until_ready(self._writers)
 
-    async def store(self, record: Record) -> None:
+    @property
+    def names(self) -> Iterator[str]:
+        """The names of the sinks that a record goes to now."""
+        return (writer.sink.name for writer in self._writers)
+
+    async def store(self, record: Record, told: OnSettled | None = None) -> None:
         """Store the record in every sink, and return only then.
 
-        A caller that is cancelled, or gets an error, may still find the record in some sinks.
+        A caller that is cancelled, or gets an error, may still find the record in some sinks; ``told`` learns
+        what each of them makes of it.
 
         Raises:
             BackendUnavailable: a sink is down, failed, or did not answer within ``timeout_s``; or there is
@@ -118,7 +124,7 @@ class Accounting:
         if loop is None or not writers:
             raise BackendUnavailable("accounting", 0.0, "no sink is configured" if loop else "not started")
         future: asyncio.Future[SojournError | None] = loop.create_future()
-        waiter = Waiter(record, future, len(writers), self._clock() + self._timeout_s)
+        waiter = Waiter(record, future, len(writers), self._clock() + self._timeout_s, told)
         refusal = None
         for writer in writers:
             refusal = writer.offer(waiter) or refusal

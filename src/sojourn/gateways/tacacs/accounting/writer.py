@@ -32,6 +32,9 @@ from sojourn.gateways.tacacs.accounting.record import Record
 OnAlarm = Callable[[str, str], None]
 """Called in the loop's thread with the sink's name and what changed about its health; must not raise."""
 
+OnSettled = Callable[[str, SojournError | None], None]
+"""Called in the loop's thread with a sink's name and None if it has stored the record, else why not; must not raise."""
+
 BATCH_COUNT = 2_000
 """Records stored at once at most, so that one batch never takes longer than a device waits."""
 
@@ -86,6 +89,7 @@ class Waiter(msgspec.Struct):
     future: asyncio.Future[SojournError | None]
     remaining: int
     deadline: float
+    told: OnSettled | None = None
 
 
 class SinkSnapshot(NamedTuple):
@@ -160,13 +164,11 @@ class Writer:
     def offer(self, waiter: Waiter) -> SojournError | None:
         """Queue a record, or return why it will not be stored."""
         if self._refusal is not None:
-            self._failed += 1
-            return BackendUnavailable(self.sink.name, 0.0, self._refusal)
+            return self._refuse(waiter, BackendUnavailable(self.sink.name, 0.0, self._refusal))
         pending = self._pending
         if len(pending) >= self._queue_count:
-            self._failed += 1
             what = f"records waiting for accounting sink {self.sink.name}"
-            return LimitExceeded(what, len(pending) + 1, self._queue_count)
+            return self._refuse(waiter, LimitExceeded(what, len(pending) + 1, self._queue_count))
         pending.append(waiter)
         if self._is_idle:
             self._is_idle = False
@@ -174,6 +176,12 @@ class Writer:
         if self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(self._timeout_s, self._expire)
         return None
+
+    def _refuse(self, waiter: Waiter, error: SojournError) -> SojournError:
+        self._failed += 1
+        if waiter.told is not None:
+            waiter.told(self.sink.name, error)
+        return error
 
     def close(self) -> None:
         """Take no more records; :meth:`run` stores what waits, closes the sink and sets ``ended``."""
@@ -304,12 +312,16 @@ class Writer:
         if outcome is None:
             self._stored += len(waiters)
             for waiter in waiters:
+                if waiter.told is not None:
+                    waiter.told(self.sink.name, None)
                 waiter.remaining -= 1
                 if not waiter.remaining and not waiter.future.done():
                     waiter.future.set_result(None)
         else:
             self._failed += len(waiters)
             for waiter in waiters:
+                if waiter.told is not None:
+                    waiter.told(self.sink.name, outcome)
                 if not waiter.future.done():
                     waiter.future.set_result(outcome)
 
@@ -325,6 +337,8 @@ class Writer:
             # What is in flight is counted when its outcome is known; it may yet be stored.
             for waiter in overdue:
                 if not waiter.future.done():
+                    if waiter.told is not None:
+                        waiter.told(self.sink.name, error)
                     waiter.future.set_result(error)
             self._settle(self._pending[:forgotten], error)
             self._pending = kept

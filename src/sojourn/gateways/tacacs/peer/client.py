@@ -126,6 +126,8 @@ class TacacsClient:
         single_connect: ask the server to keep one connection open for all sessions.
         port: the line that the user is on, as every request says.
         rem_addr: where the user comes from, as every request says.
+        from_address: which of this machine's addresses to connect from; empty for any.
+        typing_s: how long the user takes to answer a question; ``timeout_s`` goes on meanwhile.
         timeout_s: the longest that one session may take, connecting included.
         max_length_bytes: the longest reply that is read.
         new_session_id: where session ids come from; what is no CSPRNG is for replaying captures only.
@@ -146,6 +148,8 @@ class TacacsClient:
         single_connect: bool = False,
         port: str = "tty0",
         rem_addr: str = "127.0.0.1",
+        from_address: str = "",
+        typing_s: float = 0.0,
         timeout_s: float = 10.0,
         max_length_bytes: int = 65_536,
         new_session_id: Callable[[], int] = lambda: secrets.randbits(32),
@@ -161,6 +165,8 @@ class TacacsClient:
         self._single_connect = single_connect
         self._port = port
         self._rem_addr = rem_addr
+        self._from_address = from_address
+        self._typing_s = typing_s
         self._timeout_s = timeout_s
         self._framing = TacacsFraming(max_length_bytes)
         self._new_session_id = new_session_id
@@ -292,6 +298,7 @@ class TacacsClient:
                         "questions without end", "a verdict before seq_no 255", "RFC 8907 section 4.1"
                     )
                 exchange.seq_no += 2
+                await asyncio.sleep(self._typing_s)
                 text = answer(reply)
                 if text is None:
                     farewell = AuthenContinue(b"", abort_reason.encode(), ContinueFlag.ABORT)
@@ -341,7 +348,14 @@ class TacacsClient:
         return exchange, reply
 
     async def _connect(self) -> Link:
-        link = await open_link(self._host, self._tcp_port, self._framing, self._tls, self._server_name)
+        link = await open_link(
+            self._host,
+            self._tcp_port,
+            self._framing,
+            self._tls,
+            self._server_name,
+            from_address=self._from_address,
+        )
         self._links.add(link)
         reading = self._tasks.create_task(link.deliver_replies())
         reading.add_done_callback(lambda _task: self._links.discard(link))

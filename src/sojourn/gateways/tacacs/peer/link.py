@@ -125,20 +125,32 @@ class Link:
 
 
 async def open_link(
-    host: str, tcp_port: int, framing: TacacsFraming, tls: ssl.SSLContext | None, server_name: str
+    host: str,
+    tcp_port: int,
+    framing: TacacsFraming,
+    tls: ssl.SSLContext | None,
+    server_name: str,
+    *,
+    from_address: str = "",
 ) -> Link:
     """Connect to a server; the caller holds the deadline.
 
-    Raises: BackendUnavailable if nobody listens there, or the TLS handshake fails.
+    Raises: BackendUnavailable if nobody listens there, ``from_address`` is none of ours, or the TLS handshake fails.
     """
     loop = asyncio.get_running_loop()
     began = loop.time()
+    local_addr = (from_address, 0) if from_address else None
     try:
         if tls is None:
-            reader, writer = await asyncio.open_connection(host, tcp_port)
+            reader, writer = await asyncio.open_connection(host, tcp_port, local_addr=local_addr)
         else:
             reader, writer = await asyncio.open_connection(
-                host, tcp_port, ssl=tls, server_hostname=server_name, ssl_shutdown_timeout=CLOSE_TIMEOUT_S
+                host,
+                tcp_port,
+                local_addr=local_addr,
+                ssl=tls,
+                server_hostname=server_name,
+                ssl_shutdown_timeout=CLOSE_TIMEOUT_S,
             )
     except OSError as error:
         cause = str(error) or type(error).__name__
