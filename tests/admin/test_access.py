@@ -300,6 +300,64 @@ def test_what_is_no_http_is_answered_with_a_problem_and_told_nobody(run, tmp_pat
     run(scene())
 
 
+@contextlib.asynccontextmanager
+async def plain_connection(lab):
+    """Connect to the API without an HTTP client; yields reader and writer."""
+    host, _, port = lab.admin.address.rpartition(":")
+    reader, writer = await asyncio.open_connection(host, int(port))
+    try:
+        async with asyncio.timeout(10):
+            yield reader, writer
+    finally:
+        writer.close()
+        with contextlib.suppress(ConnectionError):
+            await writer.wait_closed()
+
+
+async def status_of_health(reader, writer):
+    """Ask once; return the status."""
+    writer.write(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+    head = (await reader.readuntil(b"\r\n\r\n")).decode()
+    await reader.readexactly(int(re.search(r"Content-Length: (\d+)", head)[1]))
+    return int(head.split()[1])
+
+
+def test_a_head_that_never_ends_ends_its_connection(run, tmp_path):
+    """Whoever sends it byte by byte holds nothing for long; a connection with a request behind it goes on."""
+
+    async def scene():
+        async with (
+            admin_lab(tmp_path, admin_settings(head_timeout_s=0.2)) as lab,
+            plain_connection(lab) as (slow, writer),
+            plain_connection(lab) as other,
+        ):
+            writer.write(b"GET /healthz HTTP/1.1\r\nHost:")
+            assert await status_of_health(*other) == 200
+            assert await slow.read() == b""
+            assert await status_of_health(*other) == 200
+
+    run(scene())
+
+
+def test_more_connections_than_allowed_are_closed_and_the_rest_are_served(run, tmp_path):
+    """Before a byte of them was read."""
+
+    async def scene():
+        async with (
+            admin_lab(tmp_path, admin_settings(connections_count=2)) as lab,
+            plain_connection(lab) as first,
+            plain_connection(lab) as second,
+        ):
+            assert await status_of_health(*first) == 200
+            assert await status_of_health(*second) == 200
+            async with plain_connection(lab) as (reader, _):
+                with contextlib.suppress(ConnectionError):
+                    assert await reader.read() == b""
+            assert await status_of_health(*first) == 200
+
+    run(scene())
+
+
 def test_a_name_that_leads_here_by_deceit_opens_nothing(run, tmp_path):
     """DNS rebinding: the page's origin is the host that it asks, but the cookie is of another one."""
 

@@ -10,8 +10,11 @@ from admin_lab import SCRIPT, admin_lab, admin_settings, told
 from core_lab import only, until
 
 from sojourn.admin.config import StreamSettings
+from sojourn.core.events import EventKind
 from sojourn.core.panel import Trouble
 from sojourn.core.peer import Peer
+
+ASKED = EventKind("test.asked", ("request", "more"))
 
 
 def test_the_overview_tells_each_gateway_in_figures(run, tmp_path):
@@ -104,6 +107,20 @@ def test_events_are_found_by_level_kind_and_text(run, tmp_path):
             _, page = await lab.ask("GET", "/api/v1/events?kind=server.&limit=1")
             assert [one["kind"] for one in page["events"]] == ["server.started"]
             assert (await lab.ask("GET", "/api/v1/events?search=nothing%20like%20it"))[1] == {"events": []}
+
+    run(scene())
+
+
+def test_values_of_an_event_are_told_as_people_write_them(run, tmp_path):
+    """Several words are words, not a tuple of Python; what is too long is cut."""
+
+    async def scene():
+        async with admin_lab(tmp_path) as lab:
+            lab.server.events.emit(ASKED, None, ("service=shell", "cmd=show"), "x" * 1_000)
+            lab.server.events.flush()
+            _, page = await lab.ask("GET", "/api/v1/events?kind=test.asked")
+            (found,) = page["events"]
+            assert found["fields"] == {"request": "service=shell cmd=show", "more": f"{'x' * 500}..."}
 
     run(scene())
 

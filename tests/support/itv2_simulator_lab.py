@@ -18,6 +18,7 @@ from sojourn.gateways.itv2.config import Itv2Limits, Itv2Settings, PanelSettings
 from sojourn.gateways.itv2.gateway import Itv2Gateway
 from sojourn.gateways.itv2.history import Entry, HistoryQuery, HistorySettings
 from sojourn.gateways.itv2.hub_config import StateSettings
+from sojourn.gateways.itv2.mqtt.config import MqttSettings
 from sojourn.gateways.itv2.peer import LineSettings, PanelIdentity, PanelProgramme, SimulatedPanel
 
 ID = "123456789012"
@@ -133,6 +134,7 @@ async def simulator_lab(
     count: int = 1,
     timing: dict[str, Any] | None = None,
     state: dict[str, Any] | None = None,
+    mqtt: MqttSettings | None = None,
     **panel: Any,
 ) -> AsyncIterator[SimulatorLab]:
     """Run a gateway that knows ``count`` panels and is quick where it may wait."""
@@ -155,6 +157,7 @@ async def simulator_lab(
         timing=Timing(**{"replay_quiet_s": 0.2, **(timing or {})}),
         state=StateSettings(**{**QUICK_STATE, **(state or {})}),
         limits=Itv2Limits(connections_per_peer_count=100),
+        mqtt=mqtt,
     )
     gateway = Itv2Gateway(settings)
     server = Server()

@@ -150,6 +150,16 @@ class AdminSettings(Settings, frozen=True):
     request_timeout_s: Annotated[
         float, Meta(gt=0, description="Longest work on one request; streams have none.")
     ] = 30.0
+    connections_count: Annotated[
+        int,
+        Meta(
+            ge=1,
+            description="Connections at once; more are closed. The control socket has as many of its own.",
+        ),
+    ] = 256
+    head_timeout_s: Annotated[
+        float, Meta(gt=0, description="From a connection's beginning to the last byte of its first headers.")
+    ] = 10.0
     body_timeout_s: Annotated[
         float, Meta(gt=0, description="From a request's headers to the last byte of its body.")
     ] = 10.0

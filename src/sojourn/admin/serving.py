@@ -72,9 +72,7 @@ class AdminServer:
         )
         self._local, self._remote = (
             Runner(
-                build_app(self._parts, is_local=is_local),
-                access_log=None,
-                shutdown_timeout=_SHUTDOWN_TIMEOUT_S,
+                build_app(self._parts, is_local=is_local), settings, shutdown_timeout_s=_SHUTDOWN_TIMEOUT_S
             )
             for is_local in (True, False)
         )

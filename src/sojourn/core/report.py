@@ -331,7 +331,7 @@ def _shown(value: Any) -> Any:
     """Return a value of an event as JSON has it; a text is cut where nobody would read on."""
     if value is None or isinstance(value, (bool, int, float)):
         return value
-    text = value if isinstance(value, str) else str(value)
+    text = " ".join(map(str, value)) if isinstance(value, (tuple, list)) else str(value)
     text = text.encode(errors="backslashreplace").decode()
     return text if len(text) <= _LONGEST_VALUE_CHARACTERS else f"{text[:_LONGEST_VALUE_CHARACTERS]}..."
 

@@ -13,6 +13,7 @@ from itv2_page_lab import BASE, PanelSite, panel_site
 from itv2_simulator_lab import identity
 
 from sojourn.gateways.itv2.admin_panel import ASKER
+from sojourn.gateways.itv2.mqtt.config import MqttSettings
 
 HOUSE = "/panels/house-0"
 CODE = "2345"
@@ -367,6 +368,18 @@ def test_many_panels_that_are_away_are_one_line(run: Any, tmp_path: Path) -> Non
         async with panel_site(tmp_path, count=200) as site:
             (line,) = texts_of(site)
             assert line == "200 panels are not connected: house-0, house-1, house-10 and 197 more"
+
+    run(go())
+
+
+def test_a_broker_that_is_not_reached_is_told(run: Any, tmp_path: Path) -> None:
+    """Homes see nothing then, while panels are served all the same."""
+
+    async def go() -> None:
+        nobody = MqttSettings(url="mqtt://127.0.0.1:1")
+        async with panel_site(tmp_path, mqtt=nobody) as site, site.lab.connected():
+            (line,) = texts_of(site)
+            assert line.startswith("The MQTT broker is not reached; ")
 
     run(go())
 

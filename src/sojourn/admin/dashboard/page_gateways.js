@@ -19,8 +19,8 @@ function coreTables({ api, gatewayTitle }, gateway = "", isSeen = () => true) {
     ...name,
     { title: "Connections", value: (row) => count(row.connections), numeric: true },
     { title: "Sessions", value: (row) => count(row.sessions), numeric: true },
-    { title: "Received", value: (row) => bytes(row.bytes_in), numeric: true },
-    { title: "Sent", value: (row) => bytes(row.bytes_out), numeric: true },
+    { title: "Received", value: (row) => counted(row.bytes_in), numeric: true, hint: "– where a gateway does not count it for each peer" },
+    { title: "Sent", value: (row) => counted(row.bytes_out), numeric: true },
     { title: "Since", value: (row) => moment(row.since), numeric: true },
   ], { key: (row) => `${row.gateway} ${row.address}`, empty: "Nobody is connected", limit: 100 });
   const limits = table("Limits", [
@@ -172,4 +172,9 @@ function panelApi(api, gateway) {
     delete: (path) => api.delete(base + path),
     stream: (path, listeners) => api.stream(base + path, listeners),
   };
+}
+
+/** Who is connected has sent and got something: nothing means that it is not counted. */
+function counted(value) {
+  return value ? bytes(value) : "–";
 }

@@ -110,9 +110,9 @@ function showProblems(place, { problems, now }) {
 function gatewayCard({ name, title }) {
   const open = figure("open sessions", "0");
   const lines = [
-    ["new per second", "opened_per_s", "", (row) => row.opened_per_s],
-    ["messages per second", "packets_per_s", "alt", (row) => row.packets_in_per_s + row.packets_out_per_s],
-    ["failed per second", "failed_per_s", "bad", (row) => row.failed_per_s],
+    ["new / s", "opened_per_s", "", (row) => row.opened_per_s],
+    ["messages / s", "packets_per_s", "alt", (row) => row.packets_in_per_s + row.packets_out_per_s],
+    ["failed / s", "failed_per_s", "bad", (row) => row.failed_per_s],
   ].map(([words, series, tone, valueOf]) => {
     const line = sparkline(words, tone);
     const value = el("b", {}, "0");
